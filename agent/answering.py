@@ -1,0 +1,311 @@
+"""From a taken request to its final answer: waits for the engine, joins deltas, minds deadlines, survives crashes.
+
+Every job that is submitted ends exactly once, whatever the engine does. A job that ran when the engine died runs once
+more, alone, so that of several suspects only the guilty one dies twice; it goes on behind the tokens it had sent.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from itertools import count
+
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from agent.config import Limits, Sampling
+from agent.engine import frames
+from agent.engine.supervisor import State
+from agent.job import Job
+from agent.queue import Queue
+from contract import limits as wire
+from contract.answers import Accepted, Delta, Failure, Final, Timings, Usage
+from contract.errors import Refused
+from contract.status import Status
+
+log = structlog.get_logger()
+
+MAX_RUNS = 2
+# How long after its deadline or cancel a running job may take to stop before its answer goes out without the engine.
+STOP_GRACE_S = 1.0
+MIN_RETRY_AFTER_MS = 500
+
+
+class Answering:
+    """The jobs of one base model."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        model: str,
+        parallel: int,
+        limits: Limits,
+        sampling: Sampling,
+        send: Callable[[frames.ToEngine], None],
+    ) -> None:
+        self._node = node
+        self.model = model
+        self._parallel = parallel
+        self._limits = limits
+        self._sampling = sampling
+        self._send = send
+        self._queue = Queue()
+        self._running: dict[int, Job] = {}
+        self._numbers = count(1)
+        self._engine = State.STOPPED
+        self._ends: set[asyncio.Task[None]] = set()
+        self._service_s = 2.0  # moving mean of how long a run takes
+        self.draining = False
+        self.num_ended: dict[int, int] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that have not reached the engine."""
+        return len(self._queue)
+
+    @property
+    def num_running(self) -> int:
+        """Jobs in the engine."""
+        return len(self._running)
+
+    def check_admission(self, client: str) -> None:
+        """Whether one more job of `client` may be submitted now.
+
+        Raises:
+            Refused: 429 or 503, with when to try again.
+        """
+        if self.draining:
+            raise Refused(
+                Status.UNAVAILABLE, "draining", "cannot take the request: the node is stopping", retry_after_ms=10_000
+            )
+        if self._engine is State.BROKEN:
+            raise Refused(
+                Status.UNAVAILABLE, "engine", "cannot take the request: no engine runs on this node", retry_after_ms=30_000
+            )
+        wait_ms = max(MIN_RETRY_AFTER_MS, round(1000 * self._service_s * (len(self._queue) + 1) / self._parallel))
+        if len(self._queue) >= self._limits.queue:
+            raise Refused(
+                Status.BUSY,
+                "queue",
+                f"cannot take the request: {len(self._queue)} wait already, which is this node's limit",
+                retry_after_ms=wait_ms,
+            )
+        if self._queue.of_client(client) >= self._limits.client_queue:
+            raise Refused(
+                Status.BUSY,
+                "client_queue",
+                f"cannot take the request: {self._limits.client_queue} requests of {client} wait already",
+                retry_after_ms=wait_ms,
+            )
+
+    def submit(self, job: Job) -> None:
+        """Takes a job; it ends through its `on_final`."""
+        self._queue.push(job)
+        asyncio.get_running_loop().call_later(max(0.0, job.deadline - time.monotonic()), self._expire, job)
+        self._pump()
+
+    def accepted(self, job: Job) -> Accepted:
+        """What a client is told about a job that is waiting or running."""
+        return Accepted(id=job.id, node=self._node, queue=max(0, len(self._queue) - 1), model=self.model)
+
+    def cancel(self, job: Job) -> None:
+        """Stops a job; it ends with 499 unless it ends otherwise first."""
+        self._stop(job, Status.CANCELLED, "cannot answer: the request was cancelled")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Takes nothing new and gives running jobs `timeout_s` to end. Waiting ones are left to the journal."""
+        self.draining = True
+        until = time.monotonic() + timeout_s
+        while (self._running or self._ends) and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+
+    def on_engine(self, state: State) -> None:
+        """The engine's state changed."""
+        self._engine = state
+        if state is State.BROKEN:
+            for job in self._queue.jobs():
+                self._fail(job, Status.UNAVAILABLE, "engine", "cannot answer: no engine runs on this node")
+        self._pump()
+
+    def on_lost(self) -> None:
+        """The engine died: what ran runs again, alone, or has had its two chances."""
+        lost, self._running = self._running, {}
+        for job in lost.values():
+            if job.ended:
+                continue
+            if job.num_runs >= MAX_RUNS:
+                self._fail(
+                    job, Status.ENGINE_FAILED, "engine_failed", f"cannot answer: the engine died {MAX_RUNS} times on it"
+                )
+            else:
+                job.suspect = True
+                self._queue.push(job)
+        self._pump()
+
+    def on_frame(self, frame: frames.Tokens | frames.Done | frames.Rejected) -> None:
+        """The engine says something about a job."""
+        job = self._running.get(frame.job)
+        if job is None:
+            return
+        match frame:
+            case frames.Tokens(tokens=tokens, text=text):
+                if not job.ended:
+                    self._on_tokens(job, tokens, text)
+            case frames.Done():
+                self._free(job)
+                if not job.ended:
+                    self._on_done(job, frame)
+            case frames.Rejected():
+                self._free(job)
+                if not job.ended:
+                    self._fail(job, Status(frame.status), frame.code, frame.message)
+
+    def _pump(self) -> None:
+        while self._engine is State.READY and not self.draining and len(self._running) < self._parallel:
+            job = self._queue.peek()
+            if job is None or any(other.suspect for other in self._running.values()):
+                return
+            if job.suspect and self._running:
+                return
+            self._queue.remove(job)
+            self._run(job)
+
+    def _run(self, job: Job) -> None:
+        now = time.monotonic()
+        job.number = next(self._numbers)
+        job.num_runs += 1
+        job.started = job.started or now
+        self._running[job.number] = job
+        want, default = job.request, self._sampling
+        self._send(
+            frames.Generate(
+                job=job.number,
+                turns=want.turns,
+                sampling=frames.Sampling(
+                    temperature=default.temperature if want.temperature is None else want.temperature,
+                    top_p=default.top_p if want.top_p is None else want.top_p,
+                    top_k=default.top_k if want.top_k is None else want.top_k,
+                    seed=want.seed,
+                    logit_bias=want.logit_bias or {},
+                ),
+                max_tokens=want.max_tokens or default.max_tokens,
+                stops=want.stops,
+                output_schema=want.output_schema,
+                deadline_ms=max(0.0, (job.deadline - now) * 1000),
+                resume=job.tokens,
+            )
+        )
+
+    def _free(self, job: Job) -> None:
+        del self._running[job.number]
+        if job.started is not None:
+            self._service_s += 0.1 * (time.monotonic() - job.started - self._service_s)
+        asyncio.get_running_loop().call_soon(self._pump)  # after this job's final is on its way
+
+    def _on_tokens(self, job: Job, tokens: list[int], text: str) -> None:
+        now = time.monotonic()
+        if job.first_token is None and tokens:
+            job.first_token = now
+        job.tokens += tokens
+        if not job.request.stream:
+            return
+        if text and not job.held_text:  # a delta's time begins with its first text
+            asyncio.get_running_loop().call_later(wire.DELTA_MS / 1000, self._send_held, job, job.num_deltas)
+        job.held_text += text
+        job.held_tokens += len(tokens)
+        # The first text goes at once: it is what people wait for.
+        if job.num_deltas == 0 or job.held_tokens >= wire.DELTA_TOKENS:
+            self._send_held(job, job.num_deltas)
+
+    def _send_held(self, job: Job, num_deltas: int) -> None:
+        if job.ended or not job.held_text or job.num_deltas != num_deltas:
+            return
+        job.num_deltas += 1
+        job.on_delta(Delta(id=job.id, seq=job.num_deltas, text=job.held_text, n=job.held_tokens))
+        job.held_text, job.held_tokens = "", 0
+
+    def _on_done(self, job: Job, done: frames.Done) -> None:
+        status, failure = _outcome(done)
+        self._send_held(job, job.num_deltas)
+        final = Final(
+            id=job.id,
+            status=status,
+            text=done.text,
+            finish_reason=done.finish_reason,  # type: ignore[arg-type]  # the engine knows no others
+            error=failure or UNSET,
+            usage=Usage(done.prompt_tokens, 0, done.completion_tokens),
+            confidence=UNSET if done.confidence is None else round(done.confidence, 4),
+        )
+        self._end(job, final)
+
+    def _fail(self, job: Job, status: Status, code: str, message: str) -> None:
+        self._send_held(job, job.num_deltas)
+        self._end(job, Final(id=job.id, status=status, error=Failure(code, message)))
+
+    def _expire(self, job: Job) -> None:
+        self._stop(job, Status.DEADLINE, "cannot answer in time: the deadline has passed")
+
+    def _stop(self, job: Job, status: Status, message: str) -> None:
+        if job.ended:
+            return
+        code = status.name.lower()
+        if self._queue.remove(job):
+            self._fail(job, status, code, message)
+        elif job.number in self._running:
+            self._send(frames.Cancel(job.number, "deadline" if status is Status.DEADLINE else "cancelled"))
+            asyncio.get_running_loop().call_later(STOP_GRACE_S, self._give_up, job, status, message)
+
+    def _give_up(self, job: Job, status: Status, message: str) -> None:
+        if not job.ended:  # the engine is stuck; its heartbeat will see to that
+            self._fail(job, status, status.name.lower(), message)
+
+    def _end(self, job: Job, final: Final) -> None:
+        job.ended = True
+        self._queue.remove(job)
+        now = time.monotonic()
+        final = msgspec.structs.replace(
+            final,
+            node=self._node,
+            model=self.model,
+            adapter=None,
+            served_by="local",
+            energy=None,
+            last_seq=job.num_deltas,
+            timings=Timings(
+                queued_ms=round(((job.started or now) - job.arrived) * 1000, 3),
+                first_token_ms=None if job.first_token is None else round((job.first_token - job.arrived) * 1000, 3),
+                total_ms=round((now - job.arrived) * 1000, 3),
+            ),
+        )
+        self.num_ended[final.status] = self.num_ended.get(final.status, 0) + 1
+        log.info(
+            "answered",
+            client=job.client,
+            id=job.id,
+            status=int(final.status),
+            prompt_tokens=final.usage.prompt_tokens if final.usage else None,
+            completion_tokens=final.usage.completion_tokens if final.usage else None,
+            total_ms=round((now - job.arrived) * 1000),
+            runs=job.num_runs,
+        )
+        task = asyncio.create_task(job.on_final(final))
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+
+
+def _outcome(done: frames.Done) -> tuple[Status, Failure | None]:
+    """Status and error that the way a generation ended stands for."""
+    match done.finish_reason:
+        case "deadline":
+            return Status.DEADLINE, Failure(
+                "deadline", "cannot answer in time: the deadline has passed; `text` is what there was"
+            )
+        case "cancelled":
+            return Status.CANCELLED, Failure(
+                "cancelled", "cannot answer: the request was cancelled; `text` is what there was"
+            )
+    if done.fits is False:
+        why = "it was cut off by max_tokens" if done.finish_reason == "length" else "it does not fit"
+        return Status.UNFIT, Failure("response_format", f"cannot make the answer fit the schema: {why}; see `text`")
+    return Status.OK, None

@@ -1,0 +1,120 @@
+"""The engine's ears: a thread that reads the daemon's frames while the main thread is inside llama.cpp.
+
+It also watches the deadlines of running sequences, and stops a decode that a cancel or a deadline concerns.
+"""
+
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+
+from agent.engine import frames
+from agent.engine.llama import Context
+from agent.engine.sequence import Sequence
+
+
+class Inbox:
+    """New jobs for the main thread; cancels, deadlines and pings are handled here at once."""
+
+    def __init__(self, connection: socket.socket, send_lock: threading.Lock) -> None:
+        self._connection = connection
+        self._send_lock = send_lock
+        self._decoder = frames.Decoder(frames.ToEngine)
+        self._jobs: deque[tuple[frames.Generate, float]] = deque()
+        self._cancelled: dict[int, frames.StopReason] = {}
+        self._new_jobs = threading.Event()
+        self._look_again = os.eventfd(0, os.EFD_NONBLOCK)  # wakes the thread when there is a new deadline to watch
+        self._running: dict[int, Sequence] = {}
+        self._lock = threading.Lock()
+        self._context: Context | None = None
+        self.step_started: float | None = None
+
+    def first(self) -> frames.Load:
+        """The frame that says what to load. Blocks."""
+        while True:
+            for frame in self._decoder.feed(self._receive()):
+                if isinstance(frame, frames.Load):
+                    return frame
+
+    def start(self, context: Context) -> None:
+        """Begins to listen."""
+        self._context = context
+        threading.Thread(target=self._listen, name="inbox", daemon=True).start()
+
+    def take(self, *, block: bool) -> list[tuple[frames.Generate, float]]:
+        """New jobs, each with its arrival (monotonic seconds). With `block`, waits for at least one."""
+        while block and not self._jobs:
+            self._new_jobs.wait()
+            self._new_jobs.clear()
+        jobs = []
+        while self._jobs:
+            jobs.append(self._jobs.popleft())
+        return jobs
+
+    def watch(self, sequence: Sequence) -> None:
+        """From now on a cancel or the deadline sets the sequence's `stop_reason`."""
+        with self._lock:
+            self._running[sequence.job] = sequence
+            sequence.stop_reason = self._cancelled.get(sequence.job)
+        os.eventfd_write(self._look_again, 1)
+
+    def forget(self, job: int) -> None:
+        """The job has ended."""
+        with self._lock:
+            self._running.pop(job, None)
+            self._cancelled.pop(job, None)
+
+    def _listen(self) -> None:
+        while True:
+            with self._lock:
+                nearest = min((s.deadline for s in self._running.values() if not s.stop_reason), default=None)
+            wait = None if nearest is None else max(0.0, nearest - time.monotonic())
+            readable, _, _ = select.select([self._connection, self._look_again], [], [], wait)
+            self._expire()
+            if self._look_again in readable:
+                os.eventfd_read(self._look_again)
+            if self._connection in readable:
+                for frame in self._decoder.feed(self._receive()):
+                    self._handle(frame)
+
+    def _handle(self, frame: frames.ToEngine) -> None:
+        match frame:
+            case frames.Generate():
+                self._jobs.append((frame, time.monotonic()))
+                self._new_jobs.set()
+            case frames.Cancel(job, reason):
+                with self._lock:
+                    self._cancelled[job] = reason
+                    if job in self._running:
+                        self._stop(self._running[job], reason)
+            case frames.Ping():
+                started = self.step_started
+                step_ms = 0.0 if started is None else (time.monotonic() - started) * 1000
+                with self._send_lock:
+                    self._connection.sendall(frames.encode(frames.Pong(step_ms=step_ms)))
+            case frames.Load():
+                pass  # an engine loads one model in its life
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            for sequence in self._running.values():
+                if sequence.deadline <= now and not sequence.stop_reason:
+                    self._stop(sequence, "deadline")
+
+    def _stop(self, sequence: Sequence, reason: frames.StopReason) -> None:
+        # The reason first: the main thread clears the abort before it looks for reasons.
+        sequence.stop_reason = sequence.stop_reason or reason
+        if self._context:
+            self._context.abort()
+
+    def _receive(self) -> bytes:
+        try:
+            data = self._connection.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)  # the daemon is gone: nobody wants the answers, and llama.cpp need not be asked
+        return data

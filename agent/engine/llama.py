@@ -1,0 +1,200 @@
+"""The part of llama.cpp's C API that the engine uses, with its traps closed.
+
+Every pointer that comes back is tested for NULL (a NULL is a falsy object here, never None), every buffer has its size
+checked, and contexts are closed before their model. One thread owns a context.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_cpp as lib
+
+Logits = npt.NDArray[np.float32]
+
+# llama.cpp asks this between the nodes of a graph whether to stop. A Python callback costs 0.14 ms a decode and
+# waits for the interpreter lock. libc's strlen has the right shape: it reads the byte that `Context.abort` sets
+# and returns 0 for an empty string (go on) or 1 (stop), at no cost.
+_strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback)
+
+_log_lines: list[str] = []
+
+
+@lib.llama_log_callback
+def _keep_log(level: int, text: bytes, _: Any) -> None:
+    if level >= 3 and len(_log_lines) < 50:  # warnings and errors, while loading
+        _log_lines.append(text.decode(errors="replace").strip())
+
+
+class LoadError(Exception):
+    """llama.cpp refuses the model file or the context."""
+
+
+class Model:
+    """A loaded base model."""
+
+    def __init__(self, file: str, *, use_extra_bufts: bool, use_mmap: bool) -> None:
+        lib.llama_log_set(_keep_log, ctypes.c_void_p(0))
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        params.use_extra_bufts = use_extra_bufts
+        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if use_mmap else lib.LLAMA_LOAD_MODE_NONE
+        self.pointer = lib.llama_model_load_from_file(file.encode(), params)
+        if not self.pointer:
+            raise LoadError(" · ".join(_log_lines[-3:]) or "llama.cpp refuses the file")
+        self.vocab = lib.llama_model_get_vocab(self.pointer)
+        self.num_vocab = lib.llama_vocab_n_tokens(self.vocab)
+        self.trained_context_tokens = lib.llama_model_n_ctx_train(self.pointer)
+        self.bos = lib.llama_vocab_bos(self.vocab)
+        self.eos = lib.llama_vocab_eos(self.vocab)
+        self._piece = ctypes.create_string_buffer(512)
+        # Where samplers work: one row of candidates for all, because one thread samples one row at a time.
+        self.candidates = np.zeros(self.num_vocab, dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        if not lib.llama_model_has_decoder(self.pointer) or lib.llama_model_has_encoder(self.pointer):
+            raise LoadError("it is not a decoder-only text model")
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value of the GGUF file as text, or None."""
+        size = lib.llama_model_meta_val_str(self.pointer, key.encode(), None, 0)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        lib.llama_model_meta_val_str(self.pointer, key.encode(), buffer, size + 1)
+        return buffer.value.decode(errors="replace")
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Tokens of `text`. With `special` off, text that looks like a control token stays text."""
+        raw = text.encode("utf-8", errors="replace")
+        room = len(raw) + 8
+        tokens = (lib.llama_token * room)()
+        count = lib.llama_tokenize(self.vocab, raw, len(raw), tokens, room, False, special)
+        if count < 0:
+            room = -count
+            tokens = (lib.llama_token * room)()
+            count = lib.llama_tokenize(self.vocab, raw, len(raw), tokens, room, False, special)
+        return list(tokens[:count])
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of a token. `token` must be below `num_vocab`."""
+        size = lib.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, special)
+        return self._piece.raw[: max(0, size)]
+
+    def ends(self, token: int) -> bool:
+        """Whether `token` ends generation."""
+        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+
+    def close(self) -> None:
+        """Frees the model. All contexts and samplers must be closed before."""
+        lib.llama_model_free(self.pointer)
+
+
+class Context:
+    """Key-value memory for `parallel` sequences of `context_tokens` each, and the batch that feeds it."""
+
+    def __init__(self, model: Model, *, context_tokens: int, parallel: int, batch_tokens: int, threads: int) -> None:
+        params = lib.llama_context_default_params()
+        params.n_ctx = context_tokens * parallel
+        params.n_seq_max = parallel
+        params.n_batch = params.n_ubatch = batch_tokens
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = False
+        params.no_perf = True
+        self.pointer = lib.llama_init_from_model(model.pointer, params)
+        if not self.pointer:
+            raise LoadError(f"llama.cpp cannot make a context of {context_tokens * parallel} tokens")
+        self.context_tokens = lib.llama_n_ctx_seq(self.pointer)
+        self.batch_tokens = batch_tokens
+        self.parallel = parallel
+        self._num_vocab = model.num_vocab
+        self._memory = lib.llama_get_memory(self.pointer)
+        self._batch = lib.llama_batch_init(batch_tokens, 0, 1)
+        self._abort = ctypes.create_string_buffer(2)
+        lib.llama_set_abort_callback(self.pointer, _strlen, ctypes.cast(self._abort, ctypes.c_void_p))
+
+    def abort(self) -> None:
+        """Stops the decode that runs now, or the next one. For any thread."""
+        self._abort[0] = b"\x01"
+
+    def clear_abort(self) -> None:
+        """Lets the next decode run."""
+        self._abort[0] = b"\x00"
+
+    def decode(self, rows: list[tuple[int, int, int, bool]]) -> bool:
+        """Computes rows of (token, position, sequence, wants logits); False when it was aborted.
+
+        After an abort the caller drops what the rows had written with `truncate`.
+
+        Raises:
+            RuntimeError: llama.cpp could not compute the batch.
+        """
+        if not 0 < len(rows) <= self.batch_tokens:
+            raise RuntimeError(f"a batch of {len(rows)} rows; 1 to {self.batch_tokens} fit")
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, wanted) in enumerate(rows):
+            batch.token[i] = token
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = wanted
+        code = lib.llama_decode(self.pointer, batch)
+        if code not in (0, 2):
+            raise RuntimeError(f"llama_decode returned {code}")
+        return bool(code == 0)
+
+    def logits(self, row: int) -> Logits:
+        """The logits of a row that wanted them, valid until the next decode."""
+        pointer = lib.llama_get_logits_ith(self.pointer, row)
+        if not pointer:
+            raise RuntimeError(f"row {row} has no logits")
+        return np.ctypeslib.as_array(pointer, shape=(self._num_vocab,))
+
+    def truncate(self, sequence: int, position: int) -> None:
+        """Forgets a sequence from `position` on."""
+        lib.llama_memory_seq_rm(self._memory, sequence, position, -1)
+
+    def close(self) -> None:
+        """Frees the context; its model stays."""
+        lib.llama_batch_free(self._batch)
+        lib.llama_free(self.pointer)
+
+
+class Sampler:
+    """A llama.cpp sampler chain over one row of logits."""
+
+    def __init__(self, model: Model, links: list[Callable[[], Any]]) -> None:
+        self._candidates = model.candidates
+        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        for make in links:
+            link = make()
+            if not link:
+                raise RuntimeError("llama.cpp refuses a sampler")
+            lib.llama_sampler_chain_add(self._chain, link)
+
+    def choose(self, logits: Logits, grammar: Any = None) -> int:
+        """One token; a grammar, when given, first rules out what does not fit it."""
+        candidates = self._candidates
+        candidates["id"] = np.arange(len(candidates), dtype=np.int32)
+        candidates["logit"] = logits
+        array = lib.llama_token_data_array(
+            data=candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data)),
+            size=len(candidates),
+            selected=-1,
+            sorted=False,
+        )
+        if grammar:
+            lib.llama_sampler_apply(grammar, ctypes.byref(array))
+        lib.llama_sampler_apply(self._chain, ctypes.byref(array))
+        if not 0 <= array.selected < array.size:
+            raise RuntimeError("the sampler chain chose no token")
+        return int(array.data[array.selected].id)
+
+    def accept(self, token: int) -> None:
+        """Tells the chain which token was taken."""
+        lib.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """Frees the chain and its links."""
+        lib.llama_sampler_free(self._chain)

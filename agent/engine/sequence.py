@@ -1,0 +1,153 @@
+"""One generation: its prompt, where it stands, and what it has said."""
+
+import math
+import time
+from enum import Enum, auto
+from functools import partial
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as lib
+
+from agent.engine.frames import Generate
+from agent.engine.grammar import Grammar, fits
+from agent.engine.llama import Logits, Model, Sampler
+from agent.engine.text import TextStream
+
+RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's word for "choose one"
+
+
+class Stage(Enum):
+    """Where a sequence stands."""
+
+    PROMPT = auto()
+    DECODE = auto()
+    ENDED = auto()
+
+
+class Sequence:
+    """A running generation in one slot of the context.
+
+    `tokens` is the prompt plus what was generated; `position` says how many of them are in the context's memory.
+    All of it belongs to the engine's thread, but for `stop_reason`, which any thread may set.
+    """
+
+    def __init__(self, model: Model, job: Generate, prompt: list[int], slot: int, room: int, arrived: float) -> None:
+        self._model = model
+        self.job = job.job
+        self.slot = slot
+        self.tokens = prompt + job.resume
+        self.num_prompt_tokens = len(prompt)
+        self.num_generated = 0
+        self.position = 0
+        self.deadline = arrived + job.deadline_ms / 1000
+        self.stop_reason: str | None = None
+        self.finish_reason: str | None = None
+        self.first_token_ms: float | None = None
+        self.text = ""
+        self._arrived = arrived
+        self._schema = job.output_schema
+        self._max_tokens = min(job.max_tokens, room - len(prompt))
+        self._stream = TextStream(job.stops)
+        self._margins: list[float] = []
+        self._grammar = Grammar(model, job.output_schema) if job.output_schema is not None else None
+        self._sampler = Sampler(model, _links(model, job))
+        for token in job.resume:
+            self._take(token)
+
+    @property
+    def stage(self) -> Stage:
+        """Where it stands."""
+        if self.finish_reason:
+            return Stage.ENDED
+        return Stage.DECODE if self.position == len(self.tokens) - 1 else Stage.PROMPT
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the text fits the schema that was asked for; None when there was none."""
+        return None if self._schema is None else fits(self._schema, self.text)
+
+    @property
+    def confidence(self) -> float | None:
+        """0 to 1: how clearly the best token led the second, averaged over the tokens, so length does not count.
+
+        For two logits a distance m apart, tanh(m / 2) is the difference of their probabilities when only the two are
+        compared.
+        """
+        return sum(self._margins) / len(self._margins) if self._margins else None
+
+    def choose(self, logits: Logits) -> tuple[int, str]:
+        """Takes the next token from `logits`; returns it and the text that became certain."""
+        self._note_margin(logits)
+        token = self._sampler.choose(logits)
+        if self._grammar and not self._grammar.allows(token):
+            token = self._sampler.choose(logits, self._grammar.sampler)
+            if not self._grammar.allows(token):
+                self.finish_reason = "error"  # nothing in the vocabulary fits: the check of the whole text says so
+                return token, ""
+        if self.first_token_ms is None:
+            self.first_token_ms = (time.monotonic() - self._arrived) * 1000
+        self.tokens.append(token)
+        return token, self._take(token)
+
+    def end(self, reason: str) -> str:
+        """Ends it from outside; returns the text that was held back."""
+        self.finish_reason = reason
+        return self._flush()
+
+    def close(self) -> None:
+        """Frees what llama.cpp holds for it."""
+        self._sampler.close()
+        if self._grammar:
+            self._grammar.close()
+
+    def _take(self, token: int) -> str:
+        self.num_generated += 1
+        self._sampler.accept(token)
+        if self._grammar:
+            self._grammar.accept(token)
+        if self._model.ends(token):
+            self.finish_reason = "stop"
+            return self._flush()
+        text = self._stream.push(self._model.piece(token))
+        self.text += text
+        if self._stream.stopped:
+            self.finish_reason = "stop"
+        elif self.num_generated >= self._max_tokens:
+            self.finish_reason = "length"
+            return text + self._flush()
+        return text
+
+    def _flush(self) -> str:
+        text = self._stream.finish()
+        self.text += text
+        return text
+
+    def _note_margin(self, logits: Logits) -> None:
+        best = int(np.argmax(logits))
+        top = float(logits[best])
+        logits[best] = -np.inf
+        second = float(logits.max())
+        logits[best] = top
+        self._margins.append(math.tanh((top - second) / 2) if math.isfinite(top - second) else 0.0)
+
+
+def _links(model: Model, job: Generate) -> list[Any]:
+    """Makers of the chain's samplers, in llama.cpp's own default order."""
+    want = job.sampling
+    links: list[Any] = []
+    if want.logit_bias:
+        biases = (lib.llama_logit_bias * len(want.logit_bias))(
+            *(lib.llama_logit_bias(token=token, bias=bias) for token, bias in want.logit_bias.items())
+        )
+        links.append(partial(lib.llama_sampler_init_logit_bias, model.num_vocab, len(biases), biases))
+    if want.temperature <= 0:
+        return [*links, lib.llama_sampler_init_greedy]
+    if want.top_k:
+        links.append(partial(lib.llama_sampler_init_top_k, want.top_k))
+    if want.top_p < 1:
+        links.append(partial(lib.llama_sampler_init_top_p, want.top_p, 1))
+    seed = RANDOM_SEED if want.seed is None else want.seed % RANDOM_SEED
+    links.append(partial(lib.llama_sampler_init_temp, want.temperature))
+    links.append(partial(lib.llama_sampler_init_dist, seed))
+    return links

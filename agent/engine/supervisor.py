@@ -1,0 +1,283 @@
+"""The daemon's side of the engine: starts the child, watches it, replaces it.
+
+    STARTING ──Ready──► READY ──exit, hang──► STARTING (at once; after several crashes in a minute with growing pauses)
+    STARTING ──exit──► STARTING on the next rung of the ladder
+    STARTING ──Broken──► BROKEN until `retry_s` has passed
+
+What ran when the child died is reported through `on_lost`; whether to run it again is the caller's business.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+import msgspec
+import structlog
+
+from agent.engine import frames, ladder
+from agent.errors import EngineError
+
+log = structlog.get_logger()
+
+PING_S = 5.0
+CRASH_WINDOW_S = 60.0
+FREE_CRASHES = 3  # in a window; further ones wait, so that a broken machine is not kept busy with loading
+MAX_PAUSE_S = 60.0
+BROKEN_RETRY_S = 60.0
+
+_PLACE = re.compile(rb".*(GGML_ASSERT\(|engine failed: )")
+
+
+class State(Enum):
+    """Where the engine stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BROKEN = "broken"
+    STOPPED = "stopped"
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run, and how patient to be."""
+
+    file: str
+    context_tokens: int
+    parallel: int
+    threads: int
+    start_timeout_s: float
+    stall_s: float
+
+
+class ModelBroken(EngineError):
+    """The engine says that this model can never load."""
+
+
+class Supervisor:
+    """Keeps one engine process running.
+
+    Callbacks run in the event loop: `on_frame` for every frame about a job, `on_state` after each change of state,
+    `on_lost` when a process that had been ready died, `on_rung` when a rung of the ladder has proved itself.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        first_rung: int,
+        on_frame: Callable[[frames.Tokens | frames.Done | frames.Rejected], None],
+        on_state: Callable[[State], None],
+        on_lost: Callable[[], None],
+        on_rung: Callable[[ladder.Rung], None],
+    ) -> None:
+        self._plan = plan
+        self._rung = first_rung
+        self._on_frame = on_frame
+        self._on_state = on_state
+        self._on_lost = on_lost
+        self._on_rung = on_rung
+        self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._crashes: deque[float] = deque(maxlen=16)
+        self._changed = asyncio.Event()
+        self.state = State.STOPPED
+        self.ready: frames.Ready | None = None
+        self.problem = ""
+        self.num_restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the engine, when there is one."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    @property
+    def rung(self) -> ladder.Rung:
+        """The load flags in use."""
+        return ladder.RUNGS[self._rung]
+
+    def start(self) -> None:
+        """Begins to keep an engine running."""
+        self._task = asyncio.create_task(self._run(), name="engine")
+
+    async def stop(self) -> None:
+        """Ends the engine. What it was doing is dropped without `on_lost`."""
+        self._set(State.STOPPED)
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def wait_ready(self) -> frames.Ready:
+        """Waits for the engine to be ready.
+
+        Raises:
+            EngineError: it is broken.
+        """
+        while self.state is not State.READY or self.ready is None:
+            if self.state is State.BROKEN:
+                raise EngineError(self.problem)
+            await self._changed.wait()
+        return self.ready
+
+    def send(self, frame: frames.ToEngine) -> None:
+        """Sends a frame; one to an engine that just died is dropped, `on_lost` follows."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(frames.encode(frame))
+
+    async def _run(self) -> None:
+        while True:
+            self._set(State.STARTING)
+            try:
+                was_ready = await self._serve_one()
+            except ModelBroken as broken:
+                self.problem = str(broken)
+                self._set(State.BROKEN)
+                log.error("engine cannot run", rung=self.rung.name, retry_s=BROKEN_RETRY_S)
+                await asyncio.sleep(BROKEN_RETRY_S)
+                continue
+            self.num_restarts += 1
+            if was_ready:
+                self._on_lost()
+            elif self._rung + 1 < len(ladder.RUNGS):
+                self._rung += 1
+                log.warning("engine died while starting; trying safer flags", rung=self.rung.name)
+                continue
+            await asyncio.sleep(self._pause_s())
+
+    def _pause_s(self) -> float:
+        now = time.monotonic()
+        self._crashes.append(now)
+        recent = sum(now - crash < CRASH_WINDOW_S for crash in self._crashes)
+        return 0.0 if recent <= FREE_CRASHES else float(min(MAX_PAUSE_S, 2.0 ** (recent - FREE_CRASHES - 1)))
+
+    async def _serve_one(self) -> bool:
+        """Runs one process until it ends; returns whether it had become ready."""
+        here, there = socket.socketpair()
+        became_ready = False
+        try:
+            with there:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "agent.engine", str(there.fileno()),
+                    pass_fds=[there.fileno()], stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.DEVNULL, env=_environment(),
+                )  # fmt: skip
+            reader, self._writer = await asyncio.open_unix_connection(sock=here)
+            errors = asyncio.create_task(_last_words(self._process.stderr))
+            self.send(
+                frames.Load(
+                    file=self._plan.file,
+                    context_tokens=self._plan.context_tokens,
+                    parallel=self._plan.parallel,
+                    threads=self._plan.threads,
+                    flags=self.rung.flags,
+                )
+            )
+            try:
+                became_ready = await self._listen(reader)
+            finally:
+                self.ready = None
+                await self._end_process()
+                last_words = await errors
+                if self.state is not State.STOPPED:
+                    log.error("engine ended", code=self._process.returncode, said=last_words, was_ready=became_ready)
+        finally:
+            here.close()
+            self._writer = None
+        return became_ready
+
+    async def _listen(self, reader: asyncio.StreamReader) -> bool:
+        """Takes frames until the process ends, breaks protocol or hangs."""
+        decoder = frames.Decoder(frames.FromEngine)
+        deadline = time.monotonic() + self._plan.start_timeout_s
+        silent_pings = 0
+        while True:
+            limit_s = PING_S if self.ready else deadline - time.monotonic()
+            try:
+                data = await asyncio.wait_for(reader.read(1 << 16), limit_s)
+            except TimeoutError:
+                silent_pings += 1
+                if self.ready is None or silent_pings * PING_S > self._plan.stall_s:
+                    log.error("engine does not answer and is replaced", ready=self.ready is not None)
+                    return self.ready is not None
+                self.send(frames.Ping())
+                continue
+            except ConnectionError:
+                data = b""
+            if not data:
+                return self.ready is not None
+            silent_pings = 0
+            try:
+                for frame in decoder.feed(data):
+                    if not self._take(frame):
+                        return self.ready is not None
+            except (ValueError, msgspec.MsgspecError):
+                log.error("engine breaks the protocol and is replaced")
+                return self.ready is not None
+
+    def _take(self, frame: frames.FromEngine) -> bool:
+        """Handles one frame; False when the engine must be replaced."""
+        match frame:
+            case frames.Ready():
+                self.ready = frame
+                self._set(State.READY)
+                self._on_rung(self.rung)
+            case frames.Broken(message):
+                raise ModelBroken(f"cannot load the model {self._plan.file}: {message}; give a GGUF text model")
+            case frames.Pong(step_ms=step_ms) if step_ms > self._plan.stall_s * 1000:
+                log.error("engine hangs in a step and is replaced", step_s=round(step_ms / 1000))
+                return False
+            case frames.Pong():
+                pass
+            case _:
+                self._on_frame(frame)
+        return True
+
+    async def _end_process(self) -> None:
+        process = self._process
+        assert process is not None
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def _set(self, state: State) -> None:
+        if state is not self.state:
+            self.state = state
+            self._changed.set()
+            self._changed = asyncio.Event()
+            self._on_state(state)
+
+
+def _environment() -> dict[str, str]:
+    """The child's environment; OpenMP and ggml read theirs when they load."""
+    return {
+        **os.environ,
+        # Threads that wait spin this often before they sleep. Endless spinning, the default, falls to 8 % of the
+        # speed when the device has other work; not spinning at all costs two thirds on an idle one.
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
+        "GGML_NO_BACKTRACE": "1",  # an abort would otherwise try to run a debugger
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+async def _last_words(stream: asyncio.StreamReader | None) -> str:
+    """Reads a stream to its end; returns the last line that names a place in code.
+
+    Other lines are dropped unread: the message of a C++ exception can quote a piece of an answer.
+    """
+    last = b""
+    while stream is not None:
+        try:
+            line = await stream.readline()
+        except ValueError:  # longer than the buffer
+            continue
+        if not line:
+            break
+        last = line.strip() if _PLACE.match(line) else last
+    return last.decode(errors="replace")[:300]

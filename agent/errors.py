@@ -1,0 +1,25 @@
+"""Errors of the agent, by who can act on them. What a sender did wrong is `contract.errors.Refused`."""
+
+
+class AgentError(Exception):
+    """Base: the message is one sentence that starts "cannot …" and says what would do."""
+
+
+class ConfigError(AgentError):
+    """The operator's configuration is at fault."""
+
+
+class ModelError(AgentError):
+    """A model file is missing, is not what it should be, or cannot be loaded."""
+
+
+class StoreError(AgentError):
+    """The state directory or its database cannot be used (disk full, read-only, damaged)."""
+
+
+class EngineError(AgentError):
+    """The engine process does not start or does not answer."""
+
+
+class ControlError(AgentError):
+    """The daemon cannot be reached over its control socket."""

@@ -1,0 +1,36 @@
+"""One request on its way through the node."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from contract.answers import Delta, Final
+from contract.requests import Request
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Job:
+    """A request that was taken, what it has said so far, and where its answer goes.
+
+    `arrived` and `deadline` are monotonic seconds, so that a clock that is set meanwhile moves no deadline.
+    """
+
+    client: str
+    id: str
+    request: Request
+    arrived: float
+    deadline: float
+    on_delta: Callable[[Delta], None]
+    on_final: Callable[[Final], Coroutine[Any, Any, None]]
+
+    number: int = 0  # of the present run; frames of an earlier run carry another
+    num_runs: int = 0
+    suspect: bool = False  # an engine died while it ran: it runs again, but alone
+    ended: bool = False
+    started: float | None = None
+    first_token: float | None = None
+    tokens: list[int] = field(default_factory=list)
+    num_deltas: int = 0
+    held_text: str = ""
+    held_tokens: int = 0
+    last_delta: float = 0.0

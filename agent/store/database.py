@@ -1,0 +1,168 @@
+"""The SQLite file: opening it, its migrations, and the one thread that writes to it.
+
+Invariants:
+- `synchronous=FULL`: what a write returned for is on disk (with NORMAL, 0 of 50 committed rows survived a power cut).
+- All writes go through one thread, which commits everything that waits in one transaction: a slow disk costs one
+  flush per group, and the event loop never waits for it.
+- A write that fails is rolled back alone; the others of its group are committed.
+"""
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlite_utils
+import structlog
+
+from agent.errors import StoreError
+from agent.store.migrations import migrations
+
+T = TypeVar("T")
+Write = Callable[[sqlite3.Connection], Any]
+log = structlog.get_logger()
+
+FILE = "agent.db"
+
+
+class Database:
+    """An open database. `read` is for the event loop's thread, `write` may come from any coroutine."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Opens or makes the database and brings it to the current schema.
+
+        A damaged file is moved aside, and a new one is made: a device must come up again by itself.
+
+        Raises:
+            StoreError: the directory or file cannot be used.
+        """
+        self.path = state_dir / FILE
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                self._reader = _open(self.path)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                self._set_aside()
+                self._reader = _open(self.path)
+            self._writer = _connect(self.path)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"cannot use the database {self.path}: {error}; check space and rights of {state_dir}"
+            ) from error
+        self._queue: queue.SimpleQueue[tuple[Write, Callable[[Any, Exception | None], None]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    def read(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        """Rows of a query. For lookups by key: they take microseconds.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read {self.path}: {error}; check the disk") from error
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `change` inside a transaction and returns its result once that is on disk.
+
+        Raises:
+            StoreError: the change was not made (disk full, read-only, closed).
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T, error: Exception | None) -> None:
+            if done.cancelled():
+                return
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(StoreError(f"cannot write to {self.path}: {error}; free some disk space"))
+
+        def report(result: T, error: Exception | None) -> None:
+            loop.call_soon_threadsafe(settle, result, error)
+
+        if not self._thread.is_alive():
+            raise StoreError(f"cannot write to {self.path}: it is closed")
+        self._queue.put((change, report))
+        return await done
+
+    def close(self) -> None:
+        """Commits what waits, ends the thread and closes the file."""
+        self._queue.put(None)
+        self._thread.join()
+        self._writer.close()
+        self._reader.close()
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            group = [first]
+            last = False
+            while not self._queue.empty() and len(group) < 256:
+                more = self._queue.get()
+                if more is None:
+                    last = True
+                    break
+                group.append(more)
+            self._commit(group)
+            if last:
+                return
+
+    def _commit(self, group: list[tuple[Write, Callable[[Any, Exception | None], None]]]) -> None:
+        db = self._writer
+        results: list[tuple[Any, Exception | None]] = []
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for change, _ in group:
+                db.execute("SAVEPOINT one")
+                try:
+                    results.append((change(db), None))
+                except Exception as error:  # whatever it was, it is this writer's answer and must not end the thread
+                    results.append((None, error))
+                    db.execute("ROLLBACK TO one")
+                db.execute("RELEASE one")
+            db.execute("COMMIT")
+        except sqlite3.Error as error:  # the group as a whole failed: none of it is on disk
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            results = [(None, error)] * len(group)
+        for (_, report), (result, failure) in zip(group, results, strict=True):
+            report(result, failure)
+
+    def _set_aside(self) -> None:
+        aside = self.path.with_name(f"{FILE}.damaged-{time.time_ns() // 1_000_000}")
+        os.replace(self.path, aside)
+        for tail in ("-wal", "-shm"):
+            self.path.with_name(FILE + tail).unlink(missing_ok=True)
+        log.error("database was damaged and is set aside", aside=str(aside))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = _connect(path)
+    damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise sqlite3.DatabaseError(damage)
+    migrations.apply(sqlite_utils.Database(db))
+    return db
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    os.chmod(path, 0o600)  # prompts are in here
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    # Deleted prompts are overwritten, and a purge gives pages back without rewriting the file.
+    db.execute("PRAGMA secure_delete=FAST")
+    return db

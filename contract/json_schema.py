@@ -1,0 +1,119 @@
+"""Limits on a JSON schema that somebody sent, before anything compiles it into a grammar.
+
+What a schema costs as a grammar grows with its depth and with the product of its repetition counts, so a
+small schema can ask for a huge one. This checks form and cost; it does not need a JSON Schema library.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from contract import limits
+
+TYPES = {"string", "number", "integer", "boolean", "null", "object", "array"}
+COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+
+
+def check_schema(schema: dict[str, Any]) -> None:
+    """Checks that `schema` is a JSON schema of a size that can be enforced.
+
+    Raises:
+        ValueError: says which rule is broken, where, and what would be accepted.
+    """
+    if depth_of(schema) > limits.MAX_SCHEMA_DEPTH:
+        raise ValueError(f"it nests deeper than {limits.MAX_SCHEMA_DEPTH} levels")
+    size = len(msgspec.json.encode(schema))
+    if size > limits.MAX_SCHEMA_BYTES:
+        raise ValueError(f"it has {size} bytes; at most {limits.MAX_SCHEMA_BYTES} are accepted")
+    for count, (at, node) in enumerate(_nodes(schema, "$")):
+        if count >= limits.MAX_SCHEMA_NODES:
+            raise ValueError(f"it has more than {limits.MAX_SCHEMA_NODES} subschemas")
+        if not isinstance(node, dict | bool):
+            raise ValueError(f"{at} is {type(node).__name__}; a schema is an object, true or false")
+        if isinstance(node, dict):
+            _check_node(schema, at, node)
+    cost = _cost(schema)
+    if cost > limits.MAX_SCHEMA_NODES * limits.MAX_SCHEMA_REPEAT:
+        raise ValueError("its repetitions multiply to too large a grammar; lower maxItems or maxLength, or nest less")
+
+
+def depth_of(value: Any) -> int:
+    """How deep lists and objects nest in a decoded JSON value. Does not recurse."""
+    depth, level = 0, [value]
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        level = [child for v in level for child in (v.values() if isinstance(v, dict) else v)]
+    return depth
+
+
+def _nodes(schema: Any, at: str) -> Iterator[tuple[str, Any]]:
+    """The schema and all its subschemas, each with its place."""
+    yield at, schema
+    for step, child in _children(schema, at):
+        yield from _nodes(child, f"{at}.{step}")
+
+
+def _children(schema: Any, at: str) -> Iterator[tuple[str, Any]]:
+    """The direct subschemas of a schema, each with the step that leads to it."""
+    if not isinstance(schema, dict):
+        return
+    for key in ("properties", "patternProperties", "$defs", "definitions"):
+        children = schema.get(key, {})
+        if not isinstance(children, dict):
+            raise ValueError(f"{at}.{key} must be an object of schemas")
+        yield from ((f"{key}.{name}", child) for name, child in children.items())
+    for key in ("items", "additionalProperties", "not", "contains", "if", "then", "else"):
+        if key in schema:
+            yield key, schema[key]
+    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+        children = schema.get(key, [])
+        if not isinstance(children, list) or (key in schema and not children):
+            raise ValueError(f"{at}.{key} must be a list of at least one schema")
+        yield from ((f"{key}[{index}]", child) for index, child in enumerate(children))
+
+
+def _check_node(root: dict[str, Any], at: str, node: dict[str, Any]) -> None:
+    kinds = node.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if not isinstance(kind, str) or kind not in TYPES:
+            raise ValueError(f"{at}.type is {kind!r}; a type is one of {', '.join(sorted(TYPES))}")
+    for key in COUNTS:
+        number = node.get(key, 0)
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= limits.MAX_SCHEMA_REPEAT:
+            raise ValueError(f"{at}.{key} is {number!r}; an integer from 0 to {limits.MAX_SCHEMA_REPEAT} is accepted")
+    enum = node.get("enum", [None])
+    if not isinstance(enum, list) or not enum:
+        raise ValueError(f"{at}.enum must be a list of at least one value")
+    required = node.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise ValueError(f"{at}.required must be a list of property names")
+    pattern = node.get("pattern", "")
+    if not isinstance(pattern, str) or len(pattern) > limits.MAX_SCHEMA_PATTERN_CHARS:
+        raise ValueError(f"{at}.pattern must be a string of at most {limits.MAX_SCHEMA_PATTERN_CHARS} characters")
+    if "$ref" in node:
+        _resolve(root, node["$ref"], at)
+
+
+def _resolve(root: dict[str, Any], ref: Any, at: str) -> Any:
+    """The schema that a local reference names. References elsewhere are refused: nothing is ever fetched."""
+    if not isinstance(ref, str) or not ref.startswith("#"):
+        raise ValueError(f"{at}.$ref is {ref!r}; only references inside the schema, '#/…', are accepted")
+    found: Any = root
+    for step in ref[1:].split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if not isinstance(found, dict) or name not in found:
+            raise ValueError(f"{at}.$ref is {ref!r}, which names nothing in the schema")
+        found = found[name]
+    return found
+
+
+def _cost(schema: Any) -> int:
+    """About how many grammar symbols a schema becomes; references count once, where they are defined."""
+    if not isinstance(schema, dict):
+        return 1
+    cost = 1 + max(schema.get("maxLength", 0), schema.get("minLength", 0), len(schema.get("enum", ())))
+    for step, child in _children(schema, ""):
+        repeat = max(1, schema.get("maxItems", 1), schema.get("minItems", 1)) if step == "items" else 1
+        cost += _cost(child) * repeat
+    return cost

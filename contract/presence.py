@@ -1,0 +1,85 @@
+"""What a node and the controller say about themselves: presence, card, what a node can serve."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+State = Literal["online", "draining", "degraded", "offline", "lost"]
+
+
+class NodeState(Struct, frozen=True):
+    """Presence. `sess` grows with every connection, so a will of an older one (lower `sess`) is ignored."""
+
+    s: State
+    sess: Annotated[int, Meta(ge=0)]
+    ts: Annotated[int, Meta(ge=0, description="ms since 1970 on the node's clock")]
+
+
+class Hardware(Struct, frozen=True):
+    """The machine a node runs on."""
+
+    machine: str
+    processor: str
+    cores: int
+    ram_mib: int
+    os: str
+
+
+class ModelInfo(Struct, frozen=True):
+    """A base model that a node serves."""
+
+    name: str
+    version: str
+    sha256: str
+    bytes: int
+    architecture: str
+    context_tokens: int
+    parallel: int
+
+
+class AdapterInfo(Struct, frozen=True):
+    """An adapter that a node holds."""
+
+    name: str
+    version: str
+    sha256: str
+    base_sha256: str
+
+
+class Speed(Struct, frozen=True):
+    """Measured by the node itself when its engine started, in tokens a second, one stream."""
+
+    prefill_tok_s: float
+    decode_tok_s: float
+
+
+class Card(Struct, frozen=True, kw_only=True):
+    """What a node is and can do."""
+
+    node: str
+    site: str = ""
+    labels: dict[str, str] = {}
+    pools: list[str] = []
+    versions: dict[str, str]
+    hardware: Hardware
+    models: list[ModelInfo] = []
+    adapters: list[AdapterInfo] = []
+    speed: Speed | None = None
+    features: list[str] = []
+    ts: int
+
+
+class Have(Struct, frozen=True):
+    """Where neighbours on the site can fetch segments that this node holds."""
+
+    site: str
+    url: str
+    segments: list[str]
+
+
+class ControllerState(Struct, frozen=True):
+    """Presence of the controller."""
+
+    s: Literal["online", "offline", "lost"]
+    sess: int
+    ts: int

@@ -1,0 +1,96 @@
+"""What the controller says to nodes, and how nodes report back."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+Phase = Literal[
+    "idle", "checking", "admitting", "fetching", "assembling", "gating", "switching", "confirmed", "rolled_back",
+    "refused", "failed",
+]  # fmt: skip
+
+
+class Signature(Struct, frozen=True):
+    """One signature over the exact bytes of a signed document."""
+
+    keyid: str
+    sig: str
+
+
+class Signed(Struct, frozen=True):
+    """A signed document. `payload` is the document's JSON text; the signatures cover its UTF-8 bytes."""
+
+    payload: str
+    signatures: Annotated[list[Signature], Meta(min_length=1, max_length=16)]
+
+
+class Desired(Struct, frozen=True, kw_only=True):
+    """The payload of a node's signed desired state. A node refuses one for another node or an older revision."""
+
+    node: str
+    rev: Annotated[int, Meta(ge=1)]
+    issued: int
+    exp: int
+    model: str | None = None
+    adapters: list[str] = []
+    settings: dict[str, Any] = {}
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The payload of a group's signed policy: settings for many nodes; a node's own win."""
+
+    group: str
+    rev: Annotated[int, Meta(ge=1)]
+    issued: int
+    exp: int
+    settings: dict[str, Any] = {}
+
+
+class Reported(Struct, frozen=True, kw_only=True):
+    """How far a node is towards its desired state."""
+
+    rev: Annotated[int, Meta(ge=0)]
+    phase: Phase
+    progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    active: str | None = None
+    last_good: str | None = None
+    gate: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class Command(Struct, frozen=True):
+    """A one-shot action; what must converge is desired state instead."""
+
+    id: str
+    op: Annotated[str, Meta(max_length=64)]
+    args: dict[str, Any]
+    exp: int
+
+
+class Event(Struct, frozen=True):
+    """Something that happened on a node. The same `eid` twice is the same event."""
+
+    eid: str
+    ts: int
+    name: str
+    data: dict[str, Any]
+
+
+class Telemetry(Struct, frozen=True):
+    """Rows of measurements. `seq` counts the batches of a kind, so a gap shows what was lost."""
+
+    seq: Annotated[int, Meta(ge=0)]
+    ts: int
+    fields: list[str]
+    rows: list[list[float | int | str | None]]
+
+
+class Rollout(Struct, frozen=True):
+    """Summary of a rollout, for pages."""
+
+    id: str
+    release: str
+    state: str
+    wave: int
+    counts: dict[str, int]
+    ts: int
