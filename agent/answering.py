@@ -5,6 +5,7 @@ more, alone, so that of several suspects only the guilty one dies twice; it goes
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from itertools import count
@@ -17,6 +18,7 @@ from agent.config import Limits, Sampling
 from agent.engine import frames
 from agent.engine.supervisor import State
 from agent.job import Job
+from agent.logs import describe
 from agent.queue import Queue
 from contract import limits as wire
 from contract.answers import Accepted, Delta, Failure, Final, Timings, Usage
@@ -55,6 +57,7 @@ class Answering:
         self._numbers = count(1)
         self._engine = State.STOPPED
         self._ends: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()  # nothing runs and all finals are stored
         self._service_s = 2.0  # moving mean of how long a run takes
         self.draining = False
         self.num_ended: dict[int, int] = {}
@@ -81,7 +84,10 @@ class Answering:
             )
         if self._engine is State.BROKEN:
             raise Refused(
-                Status.UNAVAILABLE, "engine", "cannot take the request: no engine runs on this node", retry_after_ms=30_000
+                Status.UNAVAILABLE,
+                "engine",
+                "cannot take the request: no engine runs on this node",
+                retry_after_ms=30_000,
             )
         wait_ms = max(MIN_RETRY_AFTER_MS, round(1000 * self._service_s * (len(self._queue) + 1) / self._parallel))
         if len(self._queue) >= self._limits.queue:
@@ -116,9 +122,10 @@ class Answering:
     async def drain(self, timeout_s: float) -> None:
         """Takes nothing new and gives running jobs `timeout_s` to end. Waiting ones are left to the journal."""
         self.draining = True
-        until = time.monotonic() + timeout_s
-        while (self._running or self._ends) and time.monotonic() < until:
-            await asyncio.sleep(0.02)
+        self._idle.clear()
+        self._note_idle()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     def on_engine(self, state: State) -> None:
         """The engine's state changed."""
@@ -291,7 +298,17 @@ class Answering:
         )
         task = asyncio.create_task(job.on_final(final))
         self._ends.add(task)
-        task.add_done_callback(self._ends.discard)
+        task.add_done_callback(self._end_stored)
+
+    def _end_stored(self, task: asyncio.Task[None]) -> None:
+        self._ends.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("cannot deliver an answer", **describe(error))
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._running and not self._ends:
+            self._idle.set()
 
 
 def _outcome(done: frames.Done) -> tuple[Status, Failure | None]:

@@ -3,6 +3,7 @@
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psutil
 
@@ -63,7 +64,7 @@ def versions() -> dict[str, str]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as info:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as info:
             names = (line.partition(":")[2].strip() for line in info if line.startswith(("model name", "Model")))
             return next(names, platform.processor())
     except OSError:

@@ -26,7 +26,7 @@ ENV_PREFIX = "SHOAL_"
 ENV_CONFIG = "SHOAL_CONFIG"
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
@@ -41,7 +41,7 @@ def _default_state_dir() -> str:
     return f"{data}/shoal"
 
 
-class Node(_Section):
+class Node(_Section, frozen=True, kw_only=True):
     """Who this node is."""
 
     id: Annotated[Id, Meta(description="Unique in the fleet. Default: the host's name.")] = msgspec.field(
@@ -52,11 +52,12 @@ class Node(_Section):
     pools: Annotated[list[Id], Meta(description="Pools this node answers for.")] = []
     labels: Annotated[dict[str, str], Meta(description='Free labels, as in { floor = "2" }.')] = {}
     state_dir: Annotated[
-        str, Meta(description="Journal, models and control socket. Default: /var/lib/shoal for root, else your data home.")
+        str,
+        Meta(description="Journal, models and control socket. Default: /var/lib/shoal for root, else your data home."),
     ] = msgspec.field(default_factory=_default_state_dir)
 
 
-class Broker(_Section):
+class Broker(_Section, frozen=True, kw_only=True):
     """The MQTT broker."""
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
@@ -76,15 +77,16 @@ class Broker(_Section):
     key_file: str = ""
 
 
-class Model(_Section):
+class Model(_Section, frozen=True, kw_only=True):
     """The base model."""
 
-    file: Annotated[
-        str, Meta(description="A GGUF file. Default: the only one in {state_dir}/models.")
+    file: Annotated[str, Meta(description="A GGUF file. Default: the only one in {state_dir}/models.")] = ""
+    name: Annotated[
+        str, Meta(pattern=r"^([a-z0-9][a-z0-9._-]{0,62})?$", description="Default: from the file's name.")
     ] = ""
-    name: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9._-]{0,62})?$", description="Default: from the file's name.")] = ""
     version: Annotated[
-        str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]{0,62})?$", description="Default: 12 digits of the file's SHA-256.")
+        str,
+        Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]{0,62})?$", description="Default: 12 digits of the file's SHA-256."),
     ] = ""
     sha256: Annotated[
         str, Meta(pattern=r"^([0-9a-f]{64})?$", description="When set, a file with another digest is refused.")
@@ -94,7 +96,7 @@ class Model(_Section):
     ] = 2048
 
 
-class Engine(_Section):
+class Engine(_Section, frozen=True, kw_only=True):
     """The engine process that runs llama.cpp."""
 
     parallel: Annotated[int, Meta(ge=1, le=32, description="Requests decoded together.")] = 4
@@ -105,20 +107,25 @@ class Engine(_Section):
     ] = 60
 
 
-class Limits(_Section):
+class Limits(_Section, frozen=True, kw_only=True):
     """What is accepted."""
 
     queue: Annotated[int, Meta(ge=1, le=10_000, description="Requests that may wait; then 429.")] = 64
-    client_queue: Annotated[int, Meta(ge=1, le=10_000, description="Requests of one client that may wait; then 429.")] = 64
-    ttl_ms: Annotated[
-        int, Meta(ge=1, le=limits.MAX_TTL_MS, description="Deadline of a request that names none.")
-    ] = limits.DEFAULT_TTL_MS
+    client_queue: Annotated[
+        int, Meta(ge=1, le=10_000, description="Requests of one client that may wait; then 429.")
+    ] = 64
+    ttl_ms: Annotated[int, Meta(ge=1, le=limits.MAX_TTL_MS, description="Deadline of a request that names none.")] = (
+        limits.DEFAULT_TTL_MS
+    )
     drain_s: Annotated[
-        int, Meta(ge=0, le=3600, description="At SIGTERM, running requests get this long; the others wait for the next start.")
+        int,
+        Meta(
+            ge=0, le=3600, description="At SIGTERM, running requests get this long; the others wait for the next start."
+        ),
     ] = 20
 
 
-class Sampling(_Section):
+class Sampling(_Section, frozen=True, kw_only=True):
     """What holds for requests that do not say."""
 
     max_tokens: Annotated[int, Meta(ge=1, le=limits.MAX_TOKENS)] = 256
@@ -127,24 +134,25 @@ class Sampling(_Section):
     top_k: Annotated[int, Meta(ge=0, le=1_000_000, description="0: no limit.")] = 40
 
 
-class PrivacySection(_Section):
+class PrivacySection(_Section, frozen=True, kw_only=True):
     """Where prompts may go."""
 
     default: Annotated[Privacy, Meta(description="local, site, redact or any, for requests that do not say.")] = "local"
 
 
-class Journal(_Section):
+class Journal(_Section, frozen=True, kw_only=True):
     """What is kept on disk."""
 
     keep_s: Annotated[
         int, Meta(ge=0, le=30 * 24 * 3600, description="Answers are kept at least this long to repeat them to a retry.")
     ] = 600
     outbox_mib: Annotated[
-        int, Meta(ge=1, le=4096, description="Answers and events that wait for the broker; when full, requests get 507.")
+        int,
+        Meta(ge=1, le=4096, description="Answers and events that wait for the broker; when full, requests get 507."),
     ] = 64
 
 
-class Log(_Section):
+class Log(_Section, frozen=True, kw_only=True):
     """Logs on standard error. They never hold prompt or answer text, at any level."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -250,7 +258,7 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _line_of(text: str, section: str, key: str) -> str:
-    """" line 12" for where a section or key stands, or nothing when it is written in another form."""
+    """Where a section or key stands, as " line 12", or nothing when it is written in another form."""
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):

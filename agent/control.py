@@ -1,8 +1,8 @@
 """The control socket: how commands on the same machine talk to the running daemon. One JSON object a line.
 
-    {"op": "status"}                      ->  {"status": {…}}
-    {"op": "ask", "request": {…}}         ->  {"delta": {…}} …, {"final": {…}}
-    anything else                         ->  {"error": "cannot …"}
+{"op": "status"}                      ->  {"status": {…}}
+{"op": "ask", "request": {…}}         ->  {"delta": {…}} …, {"final": {…}}
+anything else                         ->  {"error": "cannot …"}
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class Control:
             (self._state_dir / NAME).unlink(missing_ok=True)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.bind(path)
-        os.chmod(self._state_dir / NAME, 0o600)
+        (self._state_dir / NAME).chmod(0o600)
         self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=MAX_LINE_BYTES)
 
     async def stop(self) -> None:

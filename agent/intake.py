@@ -64,7 +64,7 @@ class Intake:
         *,
         fleet: str,
         default_ttl_ms: int,
-        names: Callable[[Request], None],
+        check_names: Callable[[Request], None],
         answering: Answering,
         journal: Journal,
         outbox: Outbox,
@@ -72,10 +72,10 @@ class Intake:
         publish: Callable[..., Any],
         now_ms: Callable[[], int],
     ) -> None:
-        """`names` refuses a request for a model, adapter or task that is not here."""
+        """`check_names` refuses a request for a model, adapter or task that is not here."""
         self._fleet = fleet
         self._default_ttl_ms = default_ttl_ms
-        self._check_names = names
+        self._check_names = check_names
         self._answering = answering
         self._journal = journal
         self._outbox = outbox
@@ -103,7 +103,7 @@ class Intake:
             if no.request_id:
                 asked = msgspec.structs.replace(asked, id=no.request_id)
             await self._refuse(asked, no)
-        except Exception as error:  # one message, whatever it is, must not stop the next
+        except Exception as error:  # noqa: BLE001  # one message, whatever it is, must not stop the next
             log.error("cannot handle a request", client=client, **describe(error))
             await self._refuse(asked, Refused(Status.ENGINE_FAILED, "internal", "cannot answer: the node has a fault"))
         message.ack()
@@ -177,7 +177,9 @@ class Intake:
         now_ms = self._now_ms()
         until_ms = deadline_ms(now_ms, exp=request.exp, ttl_ms=request.ttl_ms, default_ttl_ms=self._default_ttl_ms)
         if until_ms <= now_ms:
-            raise Refused(Status.DEADLINE, "exp", f"cannot answer in time: the deadline passed {now_ms - until_ms} ms ago")
+            raise Refused(
+                Status.DEADLINE, "exp", f"cannot answer in time: the deadline passed {now_ms - until_ms} ms ago"
+            )
         if until_ms - now_ms > MAX_TTL_MS:
             raise Refused(
                 Status.INVALID, "exp", f"cannot accept exp = {request.exp}: at most {MAX_TTL_MS} ms ahead are accepted"
@@ -240,7 +242,9 @@ class Intake:
         live.ended.set()
 
     async def _refuse(self, asked: Asked, no: Refused) -> None:
-        log.info("refused", client=asked.client, status=int(no.status), code=no.code.partition(".")[0].partition("[")[0])
+        log.info(
+            "refused", client=asked.client, status=int(no.status), code=no.code.partition(".")[0].partition("[")[0]
+        )
         final = Final(id=asked.id, status=no.status, error=failure_of(no))
         # A payload that cannot be read may have been meant either way, so both kinds of client hear of it.
         forms = {asked.plain, not asked.plain} if no.code == "payload" else {asked.plain}
@@ -284,7 +288,10 @@ def _payload(plain: bool, final: Final) -> bytes:
 
 def _conflict(request_id: str) -> Refused:
     return Refused(
-        Status.CONFLICT, "id", f"cannot accept id {request_id!r} for another question: use a new id", request_id=request_id
+        Status.CONFLICT,
+        "id",
+        f"cannot accept id {request_id!r} for another question: use a new id",
+        request_id=request_id,
     )
 
 

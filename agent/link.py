@@ -8,6 +8,7 @@ Invariants:
 """
 
 import asyncio
+import contextlib
 import random
 import socket
 import ssl
@@ -18,8 +19,8 @@ from typing import Any
 
 import msgspec
 import structlog
-from paho.mqtt.client import CallbackAPIVersion, Client, ConnectFlags, DisconnectFlags, MQTTMessage
-from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -39,6 +40,7 @@ BACKOFF_LAST_S = 120.0
 # its answer.
 MAX_PACKET_BYTES = 16 * MAX_PAYLOAD_BYTES
 WINDOW = 64
+GOODBYE_S = 2.0
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -96,6 +98,7 @@ class Link:
         self._pending: dict[int, asyncio.Future[None]] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._closing = False
         self.connected = False
 
     @property
@@ -104,10 +107,12 @@ class Link:
         return "5" if self._versions[0] is MQTTProtocolVersion.MQTTv5 else "3.1.1"
 
     async def run(self) -> None:
-        """Connects, and connects again with full jitter, until cancelled."""
+        """Connects, and connects again with full jitter, until `close` or cancelled."""
         failures = 0
         while True:
             was_connected = await self._one_connection()
+            if self._closing:
+                return
             failures = 1 if was_connected else failures + 1
             if failures == 1:  # said once; it may take days
                 log.warning(
@@ -121,7 +126,7 @@ class Link:
                 if failures % 2:
                     continue
             longest = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
-            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret
+            await asyncio.sleep(random.uniform(0, longest))  # jitter is no secret
 
     def publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool = False, properties: Properties | None = None
@@ -143,10 +148,10 @@ class Link:
     async def close(self) -> None:
         """Says goodbye, so that the broker does not publish the will."""
         if self._client is not None and self.connected:
-            self._client.disconnect()
-            while self._client.want_write():
-                await asyncio.sleep(0.001)
-            self._closed.set()
+            self._closing = True
+            self._client.disconnect()  # written in the loop's next turn; the broker then closes the socket
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), GOODBYE_S)
 
     async def _one_connection(self) -> bool:
         """One connection from the attempt to its end; returns whether the broker took it."""
@@ -211,7 +216,7 @@ class Link:
     def _connect(self, client: Client) -> None:
         properties = None
         if self._versions[0] is MQTTProtocolVersion.MQTTv5:
-            properties = PahoProperties(PacketTypes.CONNECT)
+            properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves this one untyped
             properties.SessionExpiryInterval = self._settings.session_expiry_s
             properties.MaximumPacketSize = MAX_PACKET_BYTES
         client.connect(
@@ -292,14 +297,14 @@ class Link:
         if client.want_write() and sock is not None:
             self._loop.add_writer(sock.fileno(), client.loop_write)
 
-    def _connack(self, _: Client, __: Any, flags: ConnectFlags, reason: ReasonCode, ___: Any) -> None:
+    def _connack(self, _: Client, __: Any, ___: ConnectFlags, reason: ReasonCode, ____: Any) -> None:
         if reason.is_failure:
             log.warning("the broker refuses the connection", reason=str(reason), protocol=self.protocol)
         else:
             self.connected = True
         self._settled.set()
 
-    def _disconnected(self, _: Client, __: Any, ___: DisconnectFlags, reason: ReasonCode, ____: Any) -> None:
+    def _disconnected(self, _: Client, __: Any, ___: DisconnectFlags, ____: ReasonCode, _____: Any) -> None:
         self._closed.set()
 
     def _puback(self, _: Client, __: Any, mid: int, reason: ReasonCode, ___: Any) -> None:
@@ -322,7 +327,7 @@ class Link:
         self._on_message(
             Incoming(
                 topic,
-                message.payload,
+                bytes(message.payload),
                 _from_paho(getattr(message, "properties", None)),
                 message.retain,
                 message.dup,
@@ -334,7 +339,7 @@ class Link:
     def _to_paho(self, properties: Properties | None) -> PahoProperties | None:
         if properties is None or self._versions[0] is not MQTTProtocolVersion.MQTTv5:
             return None
-        paho = PahoProperties(PacketTypes.PUBLISH)
+        paho = PahoProperties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as above
         if properties.correlation is not None:
             paho.CorrelationData = properties.correlation
         if properties.user:

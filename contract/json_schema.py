@@ -112,7 +112,7 @@ def _cost(schema: Any) -> int:
     """About how many grammar symbols a schema becomes; references count once, where they are defined."""
     if not isinstance(schema, dict):
         return 1
-    cost = 1 + max(schema.get("maxLength", 0), schema.get("minLength", 0), len(schema.get("enum", ())))
+    cost: int = 1 + max(schema.get("maxLength", 0), schema.get("minLength", 0), len(schema.get("enum", ())))
     for step, child in _children(schema, ""):
         repeat = max(1, schema.get("maxItems", 1), schema.get("minItems", 1)) if step == "items" else 1
         cost += _cost(child) * repeat

@@ -4,6 +4,7 @@ A payload whose first character is `{` is meant as JSON and must be a valid requ
 a plain prompt. Unknown fields are ignored.
 """
 
+import contextlib
 import hashlib
 import re
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args
@@ -77,7 +78,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     input: Text | Annotated[list[Text], Meta(min_length=1, max_length=limits.MAX_INPUTS)] | None = None
     task: Task = "generate"
     model: Reference | None = None
-    adapter: Reference | None | UnsetType = UNSET
+    adapter: Reference | UnsetType | None = UNSET
     max_tokens: Annotated[int, Meta(ge=1, le=limits.MAX_TOKENS)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
@@ -213,10 +214,9 @@ _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 def _refuse_field(payload: bytes, complaint: str) -> NoReturn:
     """Turns msgspec's "Expected `int` >= 1 - at `$.max_tokens`" into an error that also names the value."""
     raw: Any = None
-    try:
+    # Such as a number out of range: the complaint says so, and there is no value to show.
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raw = msgspec.json.decode(payload)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        pass  # such as a number out of range: the complaint says so, there is no value to show
     found = _AT.search(complaint)
     path = found["path"] if found else ""
     expected = complaint[: found.start()] if found else complaint
@@ -258,7 +258,9 @@ def _check(request: Request) -> None:
     given = [n for n in ("messages", "prompt", "input") if getattr(request, n) is not None]
     if len(given) != 1:
         what = " and ".join(given) if given else "none of them"
-        refuse("messages", f"cannot tell what to answer: exactly one of messages, prompt and input is needed, got {what}")
+        refuse(
+            "messages", f"cannot tell what to answer: exactly one of messages, prompt and input is needed, got {what}"
+        )
     if request.task == "generate" and request.input is not None:
         refuse("input", "cannot generate from input: task 'generate' takes messages or prompt")
     if request.task == "embed" and request.input is None:

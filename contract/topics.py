@@ -1,8 +1,8 @@
 """Every topic of the contract. Building and parsing come from one template each, so they are inverses.
 
-    NodeRequest(node="n1", client="c1").path("home")  ->  "shoal/v1/home/node/n1/req/c1"
-    parse("shoal/v1/home/node/n1/req/c1")             ->  ("home", NodeRequest(node="n1", client="c1"))
-    NodeRequest.filter("home", node="n1")             ->  "shoal/v1/home/node/n1/req/+"
+NodeRequest(node="n1", client="c1").path("home")  ->  "shoal/v1/home/node/n1/req/c1"
+parse("shoal/v1/home/node/n1/req/c1")             ->  ("home", NodeRequest(node="n1", client="c1"))
+NodeRequest.filter("home", node="n1")             ->  "shoal/v1/home/node/n1/req/+"
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import statistics
 import sys
 import threading
 import time
@@ -66,18 +67,21 @@ def main() -> None:
 def _canary(context: Context) -> tuple[float, float]:
     """Decodes a prompt and a few single tokens; returns tokens a second of both."""
     count = min(CANARY_PROMPT_TOKENS, context.context_tokens // 2)
-    times = [time.monotonic()]
-    context.decode([(i % 64, i, 0, i == count - 1) for i in range(count)])
-    times.append(time.monotonic())
-    for position in range(count, count + CANARY_DECODE_TOKENS):
-        context.decode([(position % 64, position, 0, True)])
-    times.append(time.monotonic())
+    times = []
+    for rows in [
+        [(i % 64, i, 0, i == count - 1) for i in range(count)],
+        *([(i % 64, i, 0, True)] for i in range(count, count + CANARY_DECODE_TOKENS)),
+    ]:
+        started = time.monotonic()
+        context.decode(rows)
+        times.append(time.monotonic() - started)
     context.truncate(0, 0)
-    return count / (times[1] - times[0]), CANARY_DECODE_TOKENS / (times[2] - times[1])
+    # The median: the first steps also bring the weights into memory.
+    return count / times[0], 1 / statistics.median(times[1:])
 
 
 def _tie_to_parent() -> None:
-    """The engine dies with its daemon, leaves no core file (it would hold prompts), and leaves signals to the daemon."""
+    """The engine dies with its daemon, leaves no core file (it would hold prompts) and leaves Ctrl-C to the daemon."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -89,11 +93,11 @@ def _tie_to_parent() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Exception as error:  # the message may quote a prompt; type and line are enough to find it
+    except Exception as error:  # noqa: BLE001  # the message may quote a prompt; type and line are enough to find it
         place = error.__traceback__
         while place and place.tb_next:
             place = place.tb_next
         with contextlib.suppress(OSError):
             where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
-            print(f"engine failed: {type(error).__name__} at {where}", file=sys.stderr)
+            sys.stderr.write(f"engine failed: {type(error).__name__} at {where}\n")
         os._exit(70)

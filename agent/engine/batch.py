@@ -6,10 +6,10 @@ from agent.engine.sequence import Sequence, Stage
 
 
 class Share(NamedTuple):
-    """A sequence's part of a step: its next `count` tokens, and whether the last of them gives a new token."""
+    """A sequence's part of a step: its next `num_tokens` tokens, and whether the last of them gives a new token."""
 
     sequence: Sequence
-    count: int
+    num_tokens: int
     samples: bool
 
 

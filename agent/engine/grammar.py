@@ -31,7 +31,7 @@ def gbnf_of(schema: dict[str, Any]) -> str:
         raise SchemaError(f"it is no JSON schema: {error.message}") from None
     try:
         return str(json_schema_to_gbnf(json.dumps(schema))).replace(_LOOSE_CHAR, _STRICT_CHAR)
-    except Exception as error:  # the converter fails with whatever Python raises on what it does not know
+    except Exception as error:  # noqa: BLE001  # the converter fails with whatever Python raises on what it does not know
         reason = str(error) if isinstance(error, ValueError | AssertionError) else type(error).__name__
         raise SchemaError(f"it uses something that cannot be enforced while decoding: {reason[:200]}") from None
 

@@ -71,11 +71,12 @@ class Inbox:
             with self._lock:
                 nearest = min((s.deadline for s in self._running.values() if not s.stop_reason), default=None)
             wait = None if nearest is None else max(0.0, nearest - time.monotonic())
-            readable, _, _ = select.select([self._connection, self._look_again], [], [], wait)
+            descriptors = [self._connection.fileno(), self._look_again]
+            readable, _, _ = select.select(descriptors, [], [], wait)
             self._expire()
             if self._look_again in readable:
                 os.eventfd_read(self._look_again)
-            if self._connection in readable:
+            if self._connection.fileno() in readable:
                 for frame in self._decoder.feed(self._receive()):
                     self._handle(frame)
 

@@ -7,6 +7,7 @@ ggml-org/llama.cpp#20824). Nothing can tell before it has run, so what worked is
 import hashlib
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -38,7 +39,7 @@ def start_of(remembered: str | None) -> int:
 def _processor() -> str:
     """The processor's feature flags: a disk moved to another machine must not keep the other's rung."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as info:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as info:
             return next((line for line in info if line.startswith(("flags", "Features"))), "")
     except OSError:
         return ""

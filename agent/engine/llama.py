@@ -22,10 +22,12 @@ _strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback)
 _log_lines: list[str] = []
 
 
-@lib.llama_log_callback
 def _keep_log(level: int, text: bytes, _: Any) -> None:
     if level >= 3 and len(_log_lines) < 50:  # warnings and errors, while loading
         _log_lines.append(text.decode(errors="replace").strip())
+
+
+_log_callback = lib.llama_log_callback(_keep_log)
 
 
 class LoadError(Exception):
@@ -36,7 +38,7 @@ class Model:
     """A loaded base model."""
 
     def __init__(self, file: str, *, use_extra_bufts: bool, use_mmap: bool) -> None:
-        lib.llama_log_set(_keep_log, ctypes.c_void_p(0))
+        lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.use_extra_bufts = use_extra_bufts

@@ -240,8 +240,7 @@ class Supervisor:
 
     async def _end_process(self) -> None:
         process = self._process
-        assert process is not None
-        if process.returncode is None:
+        if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()

@@ -5,8 +5,6 @@ import socket
 import threading
 import time
 
-from contract.status import Status
-
 from agent.engine import frames
 from agent.engine.batch import Share, plan
 from agent.engine.grammar import SchemaError
@@ -14,6 +12,7 @@ from agent.engine.inbox import Inbox
 from agent.engine.llama import Context, Model
 from agent.engine.sequence import Sequence
 from agent.engine.template import ChatTemplate, PromptError
+from contract.status import Status
 
 
 class Rejection(Exception):
@@ -76,7 +75,9 @@ class Worker:
             prompt = self._template.tokens(job.turns)
         except PromptError as error:
             raise Rejection(
-                Status.INVALID, "messages", f"cannot use these messages: the model's chat template refuses them: {error}"
+                Status.INVALID,
+                "messages",
+                f"cannot use these messages: the model's chat template refuses them: {error}",
             ) from None
         room = self._context.context_tokens
         if len(prompt) >= room:
@@ -109,8 +110,8 @@ class Worker:
             return
         row = -1
         for share in shares:
-            row += share.count
-            share.sequence.position += share.count
+            row += share.num_tokens
+            share.sequence.position += share.num_tokens
             if share.samples:
                 self._choose(share.sequence, row)
 

@@ -8,7 +8,6 @@ Invariants:
 """
 
 import asyncio
-import os
 import queue
 import sqlite3
 import threading
@@ -128,7 +127,7 @@ class Database:
                 db.execute("SAVEPOINT one")
                 try:
                     results.append((change(db), None))
-                except Exception as error:  # whatever it was, it is this writer's answer and must not end the thread
+                except Exception as error:  # noqa: BLE001  # whatever it was, it is this writer's answer and must not end the thread
                     results.append((None, error))
                     db.execute("ROLLBACK TO one")
                 db.execute("RELEASE one")
@@ -142,7 +141,7 @@ class Database:
 
     def _set_aside(self) -> None:
         aside = self.path.with_name(f"{FILE}.damaged-{time.time_ns() // 1_000_000}")
-        os.replace(self.path, aside)
+        self.path.replace(aside)
         for tail in ("-wal", "-shm"):
             self.path.with_name(FILE + tail).unlink(missing_ok=True)
         log.error("database was damaged and is set aside", aside=str(aside))
@@ -159,7 +158,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    os.chmod(path, 0o600)  # prompts are in here
+    path.chmod(0o600)  # prompts are in here
     db.row_factory = sqlite3.Row
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")

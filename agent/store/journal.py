@@ -34,7 +34,6 @@ class Ended(msgspec.Struct, frozen=True):
     digest: bytes
     status: int | None
     final: bytes | None
-    plain: bool
 
 
 class Journal:
@@ -74,9 +73,9 @@ class Journal:
     def find(self, client: str, request_id: str) -> Ended | None:
         """The row of a request, or None."""
         rows = self._db.read(
-            "SELECT digest, status, final, plain FROM requests WHERE client = ? AND id = ?", client, request_id
+            "SELECT digest, status, final FROM requests WHERE client = ? AND id = ?", client, request_id
         )
-        return Ended(*rows[0][:3], bool(rows[0]["plain"])) if rows else None
+        return Ended(rows[0]["digest"], rows[0]["status"], rows[0]["final"]) if rows else None
 
     def find_redelivered(self, client: str, digest: bytes, delivery: int) -> str | None:
         """The id that was made for a prompt without one, when the broker delivers it a second time."""
@@ -91,8 +90,7 @@ class Journal:
 
         def update(db: sqlite3.Connection) -> list[Entry]:
             db.execute("UPDATE requests SET starts = starts + 1 WHERE status IS NULL")
-            names = [name for name in Entry.__struct_fields__]
-            rows = db.execute(f"SELECT {', '.join(names)} FROM requests WHERE status IS NULL ORDER BY key")
+            rows = db.execute("SELECT * FROM requests WHERE status IS NULL ORDER BY key")
             return [msgspec.convert(dict(row), Entry, strict=False) for row in rows]
 
         return await self._db.write(update)

@@ -1,0 +1,1 @@
+"""The commands of `shoal-agent`, one file each."""
