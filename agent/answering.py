@@ -108,7 +108,8 @@ class Answering:
     def submit(self, job: Job) -> None:
         """Takes a job; it ends through its `on_final`."""
         self._queue.push(job)
-        asyncio.get_running_loop().call_later(max(0.0, job.deadline - time.monotonic()), self._expire, job)
+        left_s = max(0.0, job.deadline - time.monotonic())
+        job.timer = asyncio.get_running_loop().call_later(left_s, self._expire, job)
         self._pump()
 
     def accepted(self, job: Job) -> Accepted:
@@ -234,6 +235,7 @@ class Answering:
 
     def _on_done(self, job: Job, done: frames.Done) -> None:
         status, failure = _outcome(done)
+        job.engine_first_token_ms = done.engine_first_token_ms
         self._send_held(job, job.num_deltas)
         final = Final(
             id=job.id,
@@ -269,6 +271,8 @@ class Answering:
 
     def _end(self, job: Job, final: Final) -> None:
         job.ended = True
+        if job.timer is not None:
+            job.timer.cancel()
         self._queue.remove(job)
         now = time.monotonic()
         final = msgspec.structs.replace(
@@ -294,6 +298,7 @@ class Answering:
             prompt_tokens=final.usage.prompt_tokens if final.usage else None,
             completion_tokens=final.usage.completion_tokens if final.usage else None,
             total_ms=round((now - job.arrived) * 1000),
+            engine_first_token_ms=job.engine_first_token_ms,
             runs=job.num_runs,
         )
         task = asyncio.create_task(job.on_final(final))

@@ -3,6 +3,9 @@
 Order of a request: journal row on disk → acknowledgement to the broker → accepted → answer → final and end of the row
 in one transaction → outbox → broker. A crash at any point leaves either an unacknowledged message, which the broker
 delivers again, or an open row, which `take_up` runs again.
+
+The engine begins while the row is being written, which hides the disk's time behind the first prompt tokens; but
+nothing of the answer leaves before the row is on disk.
 """
 
 import asyncio
@@ -46,7 +49,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Live(msgspec.Struct, kw_only=True):
-    """A request that has not ended. `stored` is set when its row is on disk, `ended` when its final is."""
+    """A request that has not ended.
+
+    `stored` is set when it is known whether its row is on disk (then it has a `key`), `ended` when its final is.
+    """
 
     digest: bytes
     stored: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
@@ -54,6 +60,7 @@ class Live(msgspec.Struct, kw_only=True):
     asked: Asked
     job: Job | None = None
     key: int = 0
+    early: list[Delta] = []
 
 
 class Intake:
@@ -161,6 +168,8 @@ class Intake:
             if live.digest != digest:
                 raise _conflict(asked.id)
             await live.stored.wait()
+            if not live.key:
+                raise _no_space("this node cannot write to its disk")
             if live.job is not None and not live.job.ended:
                 self._send_delta(asked, self._answering.accepted(live.job))
             return True
@@ -201,17 +210,21 @@ class Intake:
             arrived_ms=now_ms,
             deadline_ms=until_ms,
         )
+        self._submit(live, request, until_ms - now_ms)
         try:
             live.key = await self._journal.add(entry)
         except StoreError as error:
             del self._live[asked.client, asked.id]
+            if live.job is not None:
+                self._answering.cancel(live.job)
             log.error("cannot journal a request", why=str(error))
             raise _no_space("this node cannot write to its disk") from error
         finally:
             live.stored.set()
-        self._submit(live, request, until_ms - now_ms)
         if request.stream and live.job:
             self._send_delta(asked, self._answering.accepted(live.job))
+        for delta in live.early:
+            self._send_delta(asked, delta)
 
     def _submit(self, live: Live, request: Request, left_ms: int) -> None:
         asked = live.asked
@@ -222,13 +235,22 @@ class Intake:
             request=request,
             arrived=now,
             deadline=now + left_ms / 1000,
-            on_delta=lambda delta: self._send_delta(asked, delta),
+            on_delta=lambda delta: self._delta(live, delta),
             on_final=lambda final: self._finish(live, final),
         )
         self._answering.submit(live.job)
 
+    def _delta(self, live: Live, delta: Delta) -> None:
+        if live.stored.is_set():
+            self._send_delta(live.asked, delta)
+        else:
+            live.early.append(delta)
+
     async def _finish(self, live: Live, final: Final) -> None:
         asked = live.asked
+        await live.stored.wait()
+        if not live.key:  # its row could not be written: the sender has been told, and nothing is to be kept
+            return
         payload = _payload(asked.plain, final)
         letter = self._letter(asked, payload, final.status)
         try:

@@ -1,5 +1,6 @@
 """One request on its way through the node."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +24,14 @@ class Job:
     on_delta: Callable[[Delta], None]
     on_final: Callable[[Final], Coroutine[Any, Any, None]]
 
+    timer: asyncio.TimerHandle | None = None  # fires at the deadline
     number: int = 0  # of the present run; frames of an earlier run carry another
     num_runs: int = 0
     suspect: bool = False  # an engine died while it ran: it runs again, but alone
     ended: bool = False
     started: float | None = None
     first_token: float | None = None
+    engine_first_token_ms: float | None = None  # the engine's own time, from the job's arrival there
     tokens: list[int] = field(default_factory=list)
     num_deltas: int = 0
     held_text: str = ""

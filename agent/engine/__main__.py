@@ -24,8 +24,8 @@ PR_SET_PDEATHSIG = 1
 # A step's prompt tokens. Small steps keep other streams fluent and let an abort, which takes effect between the
 # nodes of a step's graph, come through fast; larger ones gain little speed on a processor.
 BATCH_TOKENS = 128
-CANARY_PROMPT_TOKENS = 48
-CANARY_DECODE_TOKENS = 8
+CANARY_PROMPT_TOKENS = 16
+CANARY_DECODE_TOKENS = 5
 
 
 def main() -> None:

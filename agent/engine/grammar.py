@@ -4,7 +4,6 @@ import ctypes
 import json
 from typing import Any
 
-import jsonschema
 from llama_cpp import llama_cpp as lib
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
@@ -25,6 +24,8 @@ def gbnf_of(schema: dict[str, Any]) -> str:
     Raises:
         SchemaError: it is no JSON schema, or uses what a grammar cannot express.
     """
+    import jsonschema  # 0.1 s, which the start of an engine need not wait for
+
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
@@ -38,9 +39,13 @@ def gbnf_of(schema: dict[str, Any]) -> str:
 
 def fits(schema: dict[str, Any], text: str) -> bool:
     """Whether `text` is JSON that fits `schema`."""
+    import jsonschema
+    import referencing
+
     try:
-        jsonschema.Draft202012Validator(schema).validate(json.loads(text))
-    except (ValueError, jsonschema.ValidationError, RecursionError):
+        # An empty registry: the library would otherwise fetch what a reference names from the network.
+        jsonschema.Draft202012Validator(schema, registry=referencing.Registry()).validate(json.loads(text))
+    except (ValueError, RecursionError, jsonschema.ValidationError, referencing.exceptions.Unresolvable):
         return False
     return True
 

@@ -1,7 +1,7 @@
 """The daemon's side of the engine: starts the child, watches it, replaces it.
 
     STARTING ──Ready──► READY ──exit, hang──► STARTING (at once; after several crashes in a minute with growing pauses)
-    STARTING ──exit──► STARTING on the next rung of the ladder
+    STARTING ──crash──► STARTING on the next rung of the ladder; behind the last one BROKEN
     STARTING ──Broken──► BROKEN until `retry_s` has passed
 
 What ran when the child died is reported through `on_lost`; whether to run it again is the caller's business.
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -31,6 +32,9 @@ CRASH_WINDOW_S = 60.0
 FREE_CRASHES = 3  # in a window; further ones wait, so that a broken machine is not kept busy with loading
 MAX_PAUSE_S = 60.0
 BROKEN_RETRY_S = 60.0
+MAX_FAILED_STARTS = 3  # deaths of other causes (killed, no memory) before the flags are blamed all the same
+# How a process ends that ran machine code its processor or system does not take.
+CRASH_CODES = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
 
 _PLACE = re.compile(rb".*(GGML_ASSERT\(|engine failed: )")
 
@@ -85,6 +89,7 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._num_failed_starts = 0
         self._crashes: deque[float] = deque(maxlen=16)
         self._changed = asyncio.Event()
         self.state = State.STOPPED
@@ -136,19 +141,39 @@ class Supervisor:
             try:
                 was_ready = await self._serve_one()
             except ModelBroken as broken:
-                self.problem = str(broken)
-                self._set(State.BROKEN)
-                log.error("engine cannot run", rung=self.rung.name, retry_s=BROKEN_RETRY_S)
-                await asyncio.sleep(BROKEN_RETRY_S)
+                await self._be_broken(str(broken))
                 continue
             self.num_restarts += 1
             if was_ready:
+                self._num_failed_starts = 0
+                self._set(State.STARTING)  # first: what is run again must wait for the next process
                 self._on_lost()
-            elif self._rung + 1 < len(ladder.RUNGS):
-                self._rung += 1
-                log.warning("engine died while starting; trying safer flags", rung=self.rung.name)
-                continue
+                await asyncio.sleep(self._pause_s())
+            else:
+                await self._step_down()
+
+    async def _step_down(self) -> None:
+        """After a death while starting: the next rung when the flags are to blame, else the same one again."""
+        self._num_failed_starts += 1
+        code = self._process.returncode if self._process else None
+        if code not in CRASH_CODES and self._num_failed_starts < MAX_FAILED_STARTS:
             await asyncio.sleep(self._pause_s())
+            return
+        self._num_failed_starts = 0
+        if self._rung + 1 < len(ladder.RUNGS):
+            self._rung += 1
+            log.warning("engine died while starting; trying safer flags", code=code, rung=self.rung.name)
+        else:
+            self._rung = 0
+            await self._be_broken(
+                "cannot start the engine: it dies with all load flags; see the log for its last words"
+            )
+
+    async def _be_broken(self, problem: str) -> None:
+        self.problem = problem
+        self._set(State.BROKEN)
+        log.error("engine cannot run", rung=self.rung.name, retry_s=BROKEN_RETRY_S)
+        await asyncio.sleep(BROKEN_RETRY_S)
 
     def _pause_s(self) -> float:
         now = time.monotonic()

@@ -1,0 +1,31 @@
+"""`python -m bench NAME [--quick]`: runs one benchmark, prints its table, writes `bench/out/NAME.json`.
+
+Exit codes: 0 every bar holds · 1 one does not · 2 wrong usage.
+"""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+
+import bench
+from bench.report import Report
+
+PARTS = {"__main__", "report"}
+
+
+def main() -> int:
+    """Runs the benchmark named on the command line."""
+    names = sorted(module.name for module in pkgutil.iter_modules(bench.__path__) if module.name not in PARTS)
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, and compare with the bars.")
+    parser.add_argument("name", choices=names)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, at most 60 s")
+    given = parser.parse_args()
+    report = Report(given.name)
+    importlib.import_module(f"bench.{given.name}").run(report, quick=given.quick)
+    report.show()
+    return 0 if report.all_hold else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

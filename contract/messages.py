@@ -1,0 +1,41 @@
+"""Which messages stand on which topic. What is generated for readers, and what checks the whole contract, goes by this."""
+
+import msgspec
+
+from contract import topics
+from contract.answers import Accepted, Delta, Final
+from contract.presence import Card, ControllerState, Have, NodeState
+from contract.requests import Cancel, Request
+from contract.steering import Command, Desired, Event, Policy, Reported, Rollout, Signed, Telemetry
+
+# A plain prompt and its answer are text and have no message; `PlainAnswer` is therefore empty.
+ON_TOPIC: dict[type[topics.Topic], tuple[type[msgspec.Struct], ...]] = {
+    topics.NodeRequest: (Request,),
+    topics.PoolRequest: (Request,),
+    topics.NodeCancel: (Cancel,),
+    topics.PoolCancel: (Cancel,),
+    topics.AnswerDelta: (Accepted, Delta),
+    topics.AnswerFinal: (Final,),
+    topics.PlainAnswer: (),
+    topics.NodeStatus: (NodeState,),
+    topics.NodeCard: (Card,),
+    topics.NodeDesired: (Signed,),
+    topics.NodeReported: (Reported,),
+    topics.GroupPolicy: (Signed,),
+    topics.NodeCommand: (Command,),
+    topics.NodeEvent: (Event,),
+    topics.NodeTelemetry: (Telemetry,),
+    topics.NodeHave: (Have,),
+    topics.ControllerStatus: (ControllerState,),
+    topics.RolloutSummary: (Rollout,),
+}
+
+# What the JSON text inside `Signed` is.
+SIGNED: dict[type[topics.Topic], type[msgspec.Struct]] = {
+    topics.NodeDesired: Desired,
+    topics.GroupPolicy: Policy,
+}
+
+ALL: tuple[type[msgspec.Struct], ...] = tuple(
+    dict.fromkeys([message for messages in ON_TOPIC.values() for message in messages] + list(SIGNED.values()))
+)
