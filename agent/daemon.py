@@ -99,6 +99,7 @@ class Daemon:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         log.info("starting", node=self._config.node.id, fleet=self._config.node.fleet, **versions())
         await self._control.start()
+        await self._outbox.forget_delivered()
         await self._local.identify()
         if again := await self._intake.take_up():
             log.info("requests from before the last stop run again", requests=again)
@@ -114,6 +115,7 @@ class Daemon:
         await asyncio.gather(link, return_exceptions=True)
         await self._local.stop()
         await self._control.stop()
+        self._outbox.close()
         self._database.close()
         log.info("stopped")
 

@@ -1,6 +1,7 @@
 """Brings the outbox to the broker: at once while connected, and what is left after each new connection."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from contract.mqtt5 import Properties
 log = structlog.get_logger()
 
 WINDOW = 32  # letters on their way at once
+TIDY_S = 0.5  # delivered letters are deleted in groups
 EVENT_JITTER_S = 30.0  # after a reconnect: a fleet that comes back together must not speak all at once
 
 Publish = Callable[[str, bytes, Properties], "asyncio.Future[None] | None"]
@@ -24,10 +26,10 @@ class Post:
     def __init__(self, outbox: Outbox, publish: Publish) -> None:
         self._outbox = outbox
         self._publish = publish
-        self._on_way: set[int] = set()
+        self._on_way: dict[int, asyncio.Future[None]] = {}
         self._behind = False  # the outbox may hold letters that are not on their way
         self._events_from = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tidying: asyncio.Task[None] | None = None
 
     def connected(self) -> None:
         """A connection was made: everything in the outbox goes (again), events after a random pause."""
@@ -53,9 +55,14 @@ class Post:
             self.send(key, letter)
 
     async def flush(self, timeout_s: float) -> None:
-        """Waits until nothing is on its way."""
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=timeout_s)
+        """Waits until nothing is on its way, and forgets what the broker has."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._on_way:
+                    await asyncio.wait(list(self._on_way.values()))
+        if self._tidying:
+            self._tidying.cancel()
+        await self._tidy(0)
 
     def _catch_up(self) -> None:
         self._behind = False
@@ -78,22 +85,23 @@ class Post:
         future = self._publish(letter.topic, letter.payload, letter.properties)
         if future is None:
             return False
-        self._on_way.add(key)
-        task = asyncio.create_task(self._see_through(key, future))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._on_way[key] = future
+        future.add_done_callback(lambda done: self._arrived(key, done))
         return True
 
-    async def _see_through(self, key: int, future: "asyncio.Future[None]") -> None:
-        try:
-            await future
-        except asyncio.CancelledError:  # the connection broke; `connected` sends it again
-            self._on_way.discard(key)
+    def _arrived(self, key: int, done: "asyncio.Future[None]") -> None:
+        del self._on_way[key]
+        if done.cancelled():  # the connection broke; `connected` sends it again
             return
-        try:
-            await self._outbox.remove(key)
-        except StoreError as error:
-            log.error("cannot forget a message that was sent; it will be sent again", why=str(error))
-        self._on_way.discard(key)
+        self._outbox.note_delivered(key)
+        if self._tidying is None or self._tidying.done():
+            self._tidying = asyncio.create_task(self._tidy(TIDY_S))
         if self._behind:
             self._catch_up()
+
+    async def _tidy(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        try:
+            await self._outbox.forget_delivered()
+        except StoreError as error:
+            log.error("cannot forget messages that were sent", why=str(error))

@@ -34,7 +34,7 @@ def m0001_requests_outbox_facts(db: Database) -> None:
     db.execute(
         """
         CREATE TABLE outbox (
-            key INTEGER PRIMARY KEY,
+            key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: a late receipt must not hit a new letter
             priority INTEGER NOT NULL,     -- 0 goes first
             topic TEXT NOT NULL,
             payload BLOB NOT NULL,
