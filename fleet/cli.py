@@ -1,0 +1,45 @@
+"""The `fleet` command. Every error of ours becomes one sentence and an exit code."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.broker_url import DEFAULT_URL, ENV_BROKER
+from fleet.commands import ask, demo, status, version
+from fleet.errors import FleetError
+from fleet.options import check_options
+from fleet.terminal import complain
+
+EPILOG = "Exit codes: 0 well · 1 it did not work · 2 wrong usage · 3 a node is not well (status) · 4 no broker."
+
+app = typer.Typer(name="fleet", no_args_is_help=True, epilog=EPILOG, pretty_exceptions_enable=False)
+app.command(epilog=ask.EPILOG)(ask.ask)
+app.command(epilog=status.EPILOG)(status.status)
+app.command(epilog=demo.EPILOG)(demo.demo)
+app.command()(version.version)
+
+
+@app.callback()
+def common(
+    ctx: typer.Context,
+    broker: Annotated[
+        str, typer.Option(envvar=ENV_BROKER, help="mqtt://[user[:password]@]host[:port], or mqtts://.")
+    ] = DEFAULT_URL,
+    fleet: Annotated[str, typer.Option(envvar="SHOAL_FLEET", help="The fleet's id.")] = "home",
+    ca: Annotated[Path | None, typer.Option(help="Certificates that sign the broker's (with mqtts://).")] = None,
+    cert: Annotated[Path | None, typer.Option(help="Certificate to show to the broker.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Key of that certificate.")] = None,
+) -> None:
+    """Ask the nodes of a Shoal fleet, and see how they are, over MQTT."""
+    ctx.obj = check_options(broker=broker, fleet=fleet, ca=ca, cert=cert, key=key)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except FleetError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
