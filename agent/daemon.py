@@ -148,7 +148,8 @@ class Daemon:
 
     async def _new_session(self) -> Session:
         try:
-            self._session = await self._facts.count_up("session")
+            # From the clock, so that a node whose disk was replaced does not begin below its last will.
+            self._session = await self._facts.count_up("session", at_least=now_ms() // 1000)
         except StoreError as error:
             log.error("cannot count connections", why=str(error))
             self._session += 1

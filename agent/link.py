@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ BACKOFF_LAST_S = 120.0
 MAX_PACKET_BYTES = 16 * MAX_PAYLOAD_BYTES
 WINDOW = 64
 GOODBYE_S = 2.0
+
+
+class End(Enum):
+    """How an attempt at a connection ended."""
+
+    UNREACHABLE = auto()  # nobody there
+    REFUSED = auto()  # somebody there, who did not take it
+    SERVED = auto()  # taken, and broken later
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -88,10 +97,12 @@ class Link:
         self._tls = _tls_context(settings)
         self._password = _password(settings)
         self._versions = {
-            "auto": [MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311],
-            "5": [MQTTProtocolVersion.MQTTv5],
-            "3.1.1": [MQTTProtocolVersion.MQTTv311],
+            "auto": (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311),
+            "5": (MQTTProtocolVersion.MQTTv5,),
+            "3.1.1": (MQTTProtocolVersion.MQTTv311,),
         }[settings.protocol]
+        self._choice = 0  # which of `_versions` is tried next
+        self._why = ""  # what ended the last connection, for people
         self._client: Client | None = None
         self._settled = asyncio.Event()  # the broker said yes or no, or the socket closed
         self._closed = asyncio.Event()
@@ -104,27 +115,36 @@ class Link:
     @property
     def protocol(self) -> str:
         """The protocol version in use, for people."""
-        return "5" if self._versions[0] is MQTTProtocolVersion.MQTTv5 else "3.1.1"
+        return "5" if self._is_5 else "3.1.1"
+
+    @property
+    def _is_5(self) -> bool:
+        return self._versions[self._choice] is MQTTProtocolVersion.MQTTv5
 
     async def run(self) -> None:
         """Connects, and connects again with full jitter, until `close` or cancelled."""
         failures = 0
+        said: set[str] = set()
         while True:
-            was_connected = await self._one_connection()
+            end = await self._one_connection()
             if self._closing:
                 return
-            failures = 1 if was_connected else failures + 1
-            if failures == 1:  # said once; it may take days
+            if end is End.REFUSED and self._choice + 1 < len(self._versions):
+                self._choice += 1  # a broker without version 5 refuses it or just hangs up: the next one at once
+                continue
+            if end is End.SERVED:
+                failures, said = 0, set()
+            else:
+                self._choice = 0
+            failures += 1
+            kind = self._why if end is End.REFUSED else "away"
+            if kind not in said:  # once per outage, which may take days, and once per reason of a broker that is there
+                said.add(kind)
                 log.warning(
                     "no connection to the broker; trying again with growing pauses",
                     broker=f"{self._settings.host}:{self._settings.port}",
-                    was_connected=was_connected,
+                    why=self._why,
                 )
-            if len(self._versions) > 1 and not was_connected:
-                # A broker without version 5 may refuse it or just hang up: the other version is tried at once.
-                self._versions.reverse()
-                if failures % 2:
-                    continue
             longest = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
             await asyncio.sleep(random.uniform(0, longest))  # jitter is no secret
 
@@ -153,8 +173,8 @@ class Link:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), GOODBYE_S)
 
-    async def _one_connection(self) -> bool:
-        """One connection from the attempt to its end; returns whether the broker took it."""
+    async def _one_connection(self) -> End:
+        """One connection from the attempt to its end."""
         session = await self._new_session()
         client = self._make_client(session)
         self._closed.clear()
@@ -162,15 +182,20 @@ class Link:
         try:
             # In a thread: looking up the name and the handshake block.
             await asyncio.to_thread(self._connect, client)
+        except ssl.SSLError as error:
+            self._why = f"cannot agree on TLS: {error}"
+            return End.REFUSED
         except (OSError, ValueError) as error:
-            log.debug("cannot connect", error=type(error).__name__)
-            return False
+            self._why = str(error)
+            return End.UNREACHABLE
         self._client = client
+        self._why = "the broker hangs up or says nothing"
         misc = asyncio.create_task(self._keep_alive(client))
         try:
             await asyncio.wait_for(self._settled.wait(), CONNECT_TIMEOUT_S)
             if not self.connected:
-                return False
+                return End.REFUSED
+            self._why = "the connection broke"
             self._subscribe(client, session)
             log.info(
                 "connected to the broker",
@@ -179,20 +204,19 @@ class Link:
             )
             self._on_connected()
             await self._closed.wait()
-            return True
+            return End.SERVED
         except TimeoutError:
-            return False
+            return End.REFUSED
         finally:
             misc.cancel()
             self._drop(client)
 
     def _make_client(self, session: Session) -> Client:
-        version = self._versions[0]
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            protocol=version,
-            clean_session=None if version is MQTTProtocolVersion.MQTTv5 else False,
+            protocol=self._versions[self._choice],
+            clean_session=None if self._is_5 else False,
             manual_ack=True,
             reconnect_on_failure=False,
         )
@@ -214,21 +238,17 @@ class Link:
         return client
 
     def _connect(self, client: Client) -> None:
-        properties = None
-        if self._versions[0] is MQTTProtocolVersion.MQTTv5:
-            properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves this one untyped
+        host, port, keepalive_s = self._settings.host, self._settings.port, self._settings.keepalive_s
+        if self._is_5:
+            properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
             properties.SessionExpiryInterval = self._settings.session_expiry_s
             properties.MaximumPacketSize = MAX_PACKET_BYTES
-        client.connect(
-            self._settings.host,
-            self._settings.port,
-            self._settings.keepalive_s,
-            clean_start=False,
-            properties=properties,
-        )
+            client.connect(host, port, keepalive_s, clean_start=False, properties=properties)
+        else:
+            client.connect(host, port, keepalive_s)
 
     def _subscribe(self, client: Client, session: Session) -> None:
-        if self._versions[0] is MQTTProtocolVersion.MQTTv5:
+        if self._is_5:
             options = SubscribeOptions(qos=1)
             client.subscribe([(name, options) for name in session.filters])
         else:
@@ -299,7 +319,7 @@ class Link:
 
     def _connack(self, _: Client, __: Any, ___: ConnectFlags, reason: ReasonCode, ____: Any) -> None:
         if reason.is_failure:
-            log.warning("the broker refuses the connection", reason=str(reason), protocol=self.protocol)
+            self._why = f"the broker refuses it: {reason}"
         else:
             self.connected = True
         self._settled.set()
@@ -337,7 +357,7 @@ class Link:
         )
 
     def _to_paho(self, properties: Properties | None) -> PahoProperties | None:
-        if properties is None or self._versions[0] is not MQTTProtocolVersion.MQTTv5:
+        if properties is None or not self._is_5:
             return None
         paho = PahoProperties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as above
         if properties.correlation is not None:

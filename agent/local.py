@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,8 @@ from agent.config import Config
 from agent.engine import ladder
 from agent.engine.frames import Ready, ToEngine
 from agent.engine.supervisor import Plan, State, Supervisor
-from agent.errors import AgentError, EngineError, ModelError, StoreError
-from agent.models import ModelFile, identify_model
+from agent.errors import AgentError, ModelError, StoreError
+from agent.models import ModelFile, find_model, identify_model, mark_of
 from agent.store.facts import Facts
 from contract.errors import Refused
 from contract.requests import Request
@@ -22,7 +23,8 @@ from contract.status import Status
 
 log = structlog.get_logger()
 
-MODEL_RETRY_S = 30.0
+RETRY_S = 60.0  # a model that cannot run is tried again: what it lacked (memory, a library) may be there now
+LOOK_S = 1.0  # a file that was put in its place is noticed within two of these
 
 
 class LocalModel:
@@ -49,6 +51,7 @@ class LocalModel:
         self._facts_to_store: set[asyncio.Task[None]] = set()
         self._was_ready = False
         self._problem = ""
+        self._mark = ""  # of the file that `identify` found
         self.model: ModelFile | None = None
         self.answering = Answering(
             node=config.node.id,
@@ -72,11 +75,12 @@ class LocalModel:
 
     async def identify(self) -> None:
         """Looks for the model file. That there is none is remembered as the problem, and looked for again."""
+        self._mark = self._look()
         try:
             self.model = await identify_model(self._config, self._facts)
         except (ModelError, StoreError) as error:
             if str(error) != self._problem:
-                log.error("no model to serve", why=str(error), retry_s=MODEL_RETRY_S)
+                log.error("no model to serve", why=str(error), retry_s=RETRY_S)
             self._problem = str(error)
         else:
             self._problem = ""
@@ -102,10 +106,7 @@ class LocalModel:
         await self.identify()
         if self.model is None:
             raise ModelError(self._problem)
-        self._supervise(self.model)
-        if self._engine is None:
-            raise EngineError("cannot start the engine")
-        return await self._engine.wait_ready()
+        return await self._supervise(self.model).wait_ready()
 
     def check_names(self, request: Request) -> None:
         """Whether model, adapter and task of a request are here.
@@ -140,14 +141,34 @@ class LocalModel:
         }
 
     async def _run(self) -> None:
-        while self.model is None:
-            self.answering.on_engine(State.BROKEN)
-            self._on_change()
-            await asyncio.sleep(MODEL_RETRY_S)
+        while True:
+            if self._problem or self.model is None:
+                self.answering.on_engine(State.BROKEN)
+                self._on_change()
+            else:
+                await self._supervise(self.model).wait_broken()
+            await self._wait_for_change()
             await self.identify()
-        self._supervise(self.model)
 
-    def _supervise(self, model: ModelFile) -> None:
+    async def _wait_for_change(self) -> None:
+        """Until another model file is there and whole, or it is time to try again all the same."""
+        until = time.monotonic() + RETRY_S
+        last = self._mark
+        while time.monotonic() < until:
+            await asyncio.sleep(LOOK_S)
+            now = self._look()
+            if now != self._mark and now == last:  # it does not grow any more
+                return
+            last = now
+
+    def _look(self) -> str:
+        """What tells the file that is there now from another, or nothing."""
+        try:
+            return mark_of(find_model(self._config))
+        except (ModelError, OSError):
+            return ""
+
+    def _supervise(self, model: ModelFile) -> Supervisor:
         engine = self._config.engine
         fact = ladder.fact_name(model.sha256)
         try:
@@ -170,6 +191,7 @@ class LocalModel:
             on_rung=lambda rung: self._remember(fact, rung.name),
         )
         self._engine.start()
+        return self._engine
 
     def _send(self, frame: ToEngine) -> None:
         if self._engine:

@@ -79,8 +79,7 @@ async def identify_model(config: Config, facts: Facts) -> ModelFile:
             magic = file.read(len(GGUF_MAGIC))
         if magic != GGUF_MAGIC:
             raise ModelError(f"cannot use the model {path}: it is not a GGUF file")
-        # Same inode, size and times: the same bytes, unless somebody works at hiding a change.
-        mark = f"digest:{path.resolve()}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}:{state.st_ctime_ns}"
+        mark = mark_of(path)
         sha256 = facts.get(mark)
         if sha256 is None:
             sha256 = await asyncio.to_thread(digest_of, path)
@@ -93,6 +92,16 @@ async def identify_model(config: Config, facts: Facts) -> ModelFile:
         )
     name = config.model.name or id_from(path.stem, "model")
     return ModelFile(path.resolve(), name, config.model.version or sha256[:12], sha256, state.st_size)
+
+
+def mark_of(path: Path) -> str:
+    """Same path, inode, size and times: the same bytes, unless somebody works at hiding a change.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    state = path.stat()
+    return f"digest:{path.resolve()}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}:{state.st_ctime_ns}"
 
 
 def digest_of(path: Path) -> str:

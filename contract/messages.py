@@ -1,4 +1,4 @@
-"""Which messages stand on which topic. What is generated for readers, and what checks the whole contract, goes by this."""
+"""Which messages stand on which topic. The schemas and tables for readers are generated from this."""
 
 import msgspec
 

@@ -18,6 +18,8 @@ from contract.ids import ID_PATTERN, ID_RULE, is_id
 from contract.json_schema import check_schema
 from contract.status import Status
 
+_BOM = b"\xef\xbb\xbf"  # some systems put it before UTF-8 text
+
 Privacy = Literal["local", "site", "redact", "any"]
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=f"An id: {ID_RULE}.")]
 Reference = Annotated[
@@ -138,7 +140,7 @@ class Cancel(msgspec.Struct, frozen=True):
 
 def is_plain(payload: bytes) -> bool:
     """Whether a payload is a plain prompt and not a JSON object."""
-    return payload.lstrip(b" \t\r\n")[:1] != b"{"
+    return payload.removeprefix(_BOM).lstrip(b" \t\r\n")[:1] != b"{"
 
 
 def decode_request(payload: bytes) -> Request:
@@ -153,7 +155,7 @@ def decode_request(payload: bytes) -> Request:
             "payload",
             f"cannot accept a payload of {len(payload)} bytes: at most {limits.MAX_PAYLOAD_BYTES} are accepted",
         )
-    payload = payload.removeprefix(b"\xef\xbb\xbf")
+    payload = payload.removeprefix(_BOM)
     if is_plain(payload):
         return _plain(payload)
     request = _decode(payload, Request)

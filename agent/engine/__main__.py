@@ -6,6 +6,7 @@ It loads the model, decodes a few tokens (the canary: when some flag makes llama
 
 import contextlib
 import ctypes
+import importlib
 import os
 import resource
 import signal
@@ -61,6 +62,7 @@ def main() -> None:
     )
     with send_lock:
         connection.sendall(frames.encode(ready))
+    importlib.import_module("jsonschema")  # 0.1 s: not before Ready, and not in the middle of the first answer
     worker.run()
 
 
@@ -81,11 +83,15 @@ def _canary(context: Context) -> tuple[float, float]:
 
 
 def _tie_to_parent() -> None:
-    """The engine dies with its daemon, leaves no core file (it would hold prompts) and leaves Ctrl-C to the daemon."""
+    """The engine dies with its daemon, leaves no core file (it would hold prompts) and leaves signals to the daemon.
+
+    Ctrl-C and many service managers signal every process of a group; what runs may still end while the daemon drains.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.getppid() == 1:  # the daemon died before the line above could tie us to it
         sys.exit(0)
 

@@ -5,7 +5,6 @@ checked, and contexts are closed before their model. One thread owns a context.
 """
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -161,42 +160,3 @@ class Context:
         """Frees the context; its model stays."""
         lib.llama_batch_free(self._batch)
         lib.llama_free(self.pointer)
-
-
-class Sampler:
-    """A llama.cpp sampler chain over one row of logits."""
-
-    def __init__(self, model: Model, links: list[Callable[[], Any]]) -> None:
-        self._candidates = model.candidates
-        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        for make in links:
-            link = make()
-            if not link:
-                raise RuntimeError("llama.cpp refuses a sampler")
-            lib.llama_sampler_chain_add(self._chain, link)
-
-    def choose(self, logits: Logits, grammar: Any = None) -> int:
-        """One token; a grammar, when given, first rules out what does not fit it."""
-        candidates = self._candidates
-        candidates["id"] = np.arange(len(candidates), dtype=np.int32)
-        candidates["logit"] = logits
-        array = lib.llama_token_data_array(
-            data=candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data)),
-            size=len(candidates),
-            selected=-1,
-            sorted=False,
-        )
-        if grammar:
-            lib.llama_sampler_apply(grammar, ctypes.byref(array))
-        lib.llama_sampler_apply(self._chain, ctypes.byref(array))
-        if not 0 <= array.selected < array.size:
-            raise RuntimeError("the sampler chain chose no token")
-        return int(array.data[array.selected].id)
-
-    def accept(self, token: int) -> None:
-        """Tells the chain which token was taken."""
-        lib.llama_sampler_accept(self._chain, token)
-
-    def close(self) -> None:
-        """Frees the chain and its links."""
-        lib.llama_sampler_free(self._chain)

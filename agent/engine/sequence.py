@@ -3,18 +3,14 @@
 import math
 import time
 from enum import Enum, auto
-from functools import partial
-from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as lib
 
 from agent.engine.frames import Generate
 from agent.engine.grammar import Grammar, fits
-from agent.engine.llama import Logits, Model, Sampler
+from agent.engine.llama import Logits, Model
+from agent.engine.sampling import Sampler
 from agent.engine.text import TextStream
-
-RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's word for "choose one"
 
 
 class Stage(Enum):
@@ -51,7 +47,7 @@ class Sequence:
         self._stream = TextStream(job.stops)
         self._margins: list[float] = []
         self._grammar = Grammar(model, job.output_schema) if job.output_schema is not None else None
-        self._sampler = Sampler(model, _links(model, job))
+        self._sampler = Sampler(model, job.sampling)
         for token in job.resume:
             self._take(token)
 
@@ -130,24 +126,3 @@ class Sequence:
         second = float(logits.max())
         logits[best] = top
         self._margins.append(math.tanh((top - second) / 2) if math.isfinite(top - second) else 0.0)
-
-
-def _links(model: Model, job: Generate) -> list[Any]:
-    """Makers of the chain's samplers, in llama.cpp's own default order."""
-    want = job.sampling
-    links: list[Any] = []
-    if want.logit_bias:
-        biases = (lib.llama_logit_bias * len(want.logit_bias))(
-            *(lib.llama_logit_bias(token=token, bias=bias) for token, bias in want.logit_bias.items())
-        )
-        links.append(partial(lib.llama_sampler_init_logit_bias, model.num_vocab, len(biases), biases))
-    if want.temperature <= 0:
-        return [*links, lib.llama_sampler_init_greedy]
-    if want.top_k:
-        links.append(partial(lib.llama_sampler_init_top_k, want.top_k))
-    if want.top_p < 1:
-        links.append(partial(lib.llama_sampler_init_top_p, want.top_p, 1))
-    seed = RANDOM_SEED if want.seed is None else want.seed % RANDOM_SEED
-    links.append(partial(lib.llama_sampler_init_temp, want.temperature))
-    links.append(partial(lib.llama_sampler_init_dist, seed))
-    return links

@@ -2,7 +2,7 @@
 
     STARTING ──Ready──► READY ──exit, hang──► STARTING (at once; after several crashes in a minute with growing pauses)
     STARTING ──crash──► STARTING on the next rung of the ladder; behind the last one BROKEN
-    STARTING ──Broken──► BROKEN until `retry_s` has passed
+    STARTING ──Broken──► BROKEN, which is the end: whether and when to try again is the caller's business
 
 What ran when the child died is reported through `on_lost`; whether to run it again is the caller's business.
 """
@@ -31,7 +31,6 @@ PING_S = 5.0
 CRASH_WINDOW_S = 60.0
 FREE_CRASHES = 3  # in a window; further ones wait, so that a broken machine is not kept busy with loading
 MAX_PAUSE_S = 60.0
-BROKEN_RETRY_S = 60.0
 MAX_FAILED_STARTS = 3  # deaths of other causes (killed, no memory) before the flags are blamed all the same
 # How a process ends that ran machine code its processor or system does not take.
 CRASH_CODES = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
@@ -64,7 +63,7 @@ class ModelBroken(EngineError):
 
 
 class Supervisor:
-    """Keeps one engine process running.
+    """Keeps one engine process running, until it is broken.
 
     Callbacks run in the event loop: `on_frame` for every frame about a job, `on_state` after each change of state,
     `on_lost` when a process that had been ready died, `on_rung` when a rung of the ladder has proved itself.
@@ -118,6 +117,11 @@ class Supervisor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def wait_broken(self) -> None:
+        """Returns when the engine is broken."""
+        while self.state is not State.BROKEN:
+            await self._changed.wait()
+
     async def wait_ready(self) -> frames.Ready:
         """Waits for the engine to be ready.
 
@@ -141,39 +145,39 @@ class Supervisor:
             try:
                 was_ready = await self._serve_one()
             except ModelBroken as broken:
-                await self._be_broken(str(broken))
-                continue
+                self._be_broken(str(broken))
+                return
             self.num_restarts += 1
             if was_ready:
                 self._num_failed_starts = 0
                 self._set(State.STARTING)  # first: what is run again must wait for the next process
                 self._on_lost()
                 await asyncio.sleep(self._pause_s())
-            else:
-                await self._step_down()
+            elif not await self._step_down():
+                return
 
-    async def _step_down(self) -> None:
-        """After a death while starting: the next rung when the flags are to blame, else the same one again."""
+    async def _step_down(self) -> bool:
+        """After a death while starting: the next rung when the flags are to blame, else the same one again.
+
+        False when there is no rung left.
+        """
         self._num_failed_starts += 1
         code = self._process.returncode if self._process else None
         if code not in CRASH_CODES and self._num_failed_starts < MAX_FAILED_STARTS:
             await asyncio.sleep(self._pause_s())
-            return
+            return True
         self._num_failed_starts = 0
         if self._rung + 1 < len(ladder.RUNGS):
             self._rung += 1
             log.warning("engine died while starting; trying safer flags", code=code, rung=self.rung.name)
-        else:
-            self._rung = 0
-            await self._be_broken(
-                "cannot start the engine: it dies with all load flags; see the log for its last words"
-            )
+            return True
+        self._be_broken("cannot start the engine: it dies with all load flags; see the log for its last words")
+        return False
 
-    async def _be_broken(self, problem: str) -> None:
+    def _be_broken(self, problem: str) -> None:
         self.problem = problem
+        log.error("engine cannot run", rung=self.rung.name, why=problem)
         self._set(State.BROKEN)
-        log.error("engine cannot run", rung=self.rung.name, retry_s=BROKEN_RETRY_S)
-        await asyncio.sleep(BROKEN_RETRY_S)
 
     def _pause_s(self) -> float:
         now = time.monotonic()
@@ -220,23 +224,24 @@ class Supervisor:
         """Takes frames until the process ends, breaks protocol or hangs."""
         decoder = frames.Decoder(frames.FromEngine)
         deadline = time.monotonic() + self._plan.start_timeout_s
-        silent_pings = 0
+        pinged: float | None = None  # when the first ping went that nothing has answered
         while True:
-            limit_s = PING_S if self.ready else deadline - time.monotonic()
+            limit_s = min(PING_S, self._plan.stall_s / 2) if self.ready else deadline - time.monotonic()
             try:
                 data = await asyncio.wait_for(reader.read(1 << 16), limit_s)
             except TimeoutError:
-                silent_pings += 1
-                if self.ready is None or silent_pings * PING_S > self._plan.stall_s:
+                now = time.monotonic()
+                if self.ready is None or (pinged is not None and now - pinged > self._plan.stall_s):
                     log.error("engine does not answer and is replaced", ready=self.ready is not None)
                     return self.ready is not None
+                pinged = now if pinged is None else pinged
                 self.send(frames.Ping())
                 continue
             except ConnectionError:
                 data = b""
             if not data:
                 return self.ready is not None
-            silent_pings = 0
+            pinged = None
             try:
                 for frame in decoder.feed(data):
                     if not self._take(frame):

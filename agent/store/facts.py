@@ -20,8 +20,8 @@ class Facts:
             lambda db: db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value)).rowcount
         )
 
-    async def count_up(self, name: str) -> int:
-        """Adds one to a number and returns it: 1 at first."""
-        number = int(self.get(name) or 0) + 1
+    async def count_up(self, name: str, at_least: int = 1) -> int:
+        """Adds one to a number, or more when that is below `at_least`, and returns it."""
+        number = max(at_least, int(self.get(name) or 0) + 1)
         await self.put(name, str(number))
         return number
