@@ -28,7 +28,7 @@ from contract import mqtt5, topics
 from contract.answers import Accepted, Delta, Failure, Final, failure_of, plain_error
 from contract.deadlines import deadline_ms
 from contract.errors import Refused
-from contract.ids import new_request_id
+from contract.ids import new_request_id, request_id_of
 from contract.limits import MAX_TTL_MS
 from contract.requests import Request, decode_cancel, decode_request, is_plain
 from contract.status import Status
@@ -95,7 +95,8 @@ class Intake:
         """Handles a message on a request topic."""
         plain = is_plain(message.payload)
         correlation = message.properties.correlation
-        asked = Asked(client=client, id=new_request_id(), plain=plain, correlation=correlation)
+        own_id = request_id_of(correlation) if correlation else new_request_id()
+        asked = Asked(client=client, id=own_id, plain=plain, correlation=correlation)
         try:
             request = mqtt5.complete(decode_request(message.payload), message.properties, self._now_ms())
             digest = request.digest()

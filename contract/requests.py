@@ -129,7 +129,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         Left out is what a retry may change: the id, the deadline and where the answer goes.
         """
         same = msgspec.structs.replace(self, id=None, exp=None, ttl_ms=None, reply_to=None)
-        return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).digest()
+        # A deterministic order exists for text keys only, and those of `logit_bias` are numbers.
+        plain = msgspec.to_builtins(same, str_keys=True)
+        return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).digest()
 
 
 class Cancel(msgspec.Struct, frozen=True):

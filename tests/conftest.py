@@ -35,7 +35,10 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 @pytest.fixture(scope="session")
 def agent(broker: Mosquitto, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
     """An agent for all tests that do not harm it, online."""
-    running = AgentProcess(tmp_path_factory.mktemp("agent"), broker.port, model).start()
+    # Short answers for prompts that do not say how long.
+    running = AgentProcess(
+        tmp_path_factory.mktemp("agent"), broker.port, model, extra="[sampling]\nmax_tokens = 32\n"
+    ).start(SHOAL_NODE_POOLS="kitchen")
     watcher = IotClient(broker.port)
     running.wait_online(watcher)
     watcher.close()

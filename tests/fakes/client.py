@@ -21,7 +21,7 @@ class Message:
     def __init__(self, message: MQTTMessage) -> None:
         self.topic = message.topic
         self.payload = bytes(message.payload)
-        self.properties = getattr(message, "properties", None)
+        self.properties: Any = getattr(message, "properties", None)
         self.at = time.monotonic()
 
     @property
@@ -39,9 +39,17 @@ class IotClient:
     """Publishes requests to one node and collects what comes back."""
 
     def __init__(
-        self, port: int, *, client: str = "c1", node: str = "n1", fleet: str = "home", version: int = 5
+        self,
+        port: int,
+        *,
+        client: str = "c1",
+        node: str = "n1",
+        fleet: str = "home",
+        version: int = 5,
+        login: tuple[str, str] | None = None,
     ) -> None:
-        self.client, self.node, self.root = client, node, f"shoal/v1/{fleet}"
+        """`client` may be `+`, to see the answers of all. `login` is user and password."""
+        self.port, self.client, self.node, self.root = port, client, node, f"shoal/v1/{fleet}"
         protocol = MQTTProtocolVersion.MQTTv5 if version == 5 else MQTTProtocolVersion.MQTTv311
         self._mqtt = Client(CallbackAPIVersion.VERSION2, protocol=protocol)
         self._messages: queue.Queue[Message] = queue.Queue()
@@ -51,6 +59,8 @@ class IotClient:
         self._mqtt.on_subscribe = lambda *_: subscribed.put(True)
         # Without it a small message waits up to 40 ms for the acknowledgement of the one before.
         self._mqtt.on_socket_open = lambda *args: args[2].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if login:
+            self._mqtt.username_pw_set(*login)
         self._mqtt.connect("127.0.0.1", port)
         self._mqtt.loop_start()
         self._mqtt.subscribe([(f"{self.root}/client/{client}/#", 1), (f"{self.root}/node/{node}/#", 1)])
@@ -61,14 +71,16 @@ class IotClient:
         self._mqtt.disconnect()
         self._mqtt.loop_stop()
 
-    def publish(self, topic: str, payload: bytes | str, qos: int = 1, **properties: Any) -> None:
+    def publish(
+        self, topic: str, payload: bytes | str, qos: int = 1, *, retain: bool = False, **properties: Any
+    ) -> None:
         """Publishes below the fleet's root and waits until the broker has it. Keywords are MQTT 5 properties."""
         mirror = None
         if properties:
             mirror = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves this one untyped
             for name, value in properties.items():
                 setattr(mirror, name, value)
-        self._mqtt.publish(f"{self.root}/{topic}", payload, qos, properties=mirror).wait_for_publish(20)
+        self._mqtt.publish(f"{self.root}/{topic}", payload, qos, retain, properties=mirror).wait_for_publish(20)
 
     def ask(self, payload: bytes | str | dict[str, Any], **properties: Any) -> None:
         """Publishes a request."""

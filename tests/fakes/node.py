@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent.control import call
+from agent.errors import ControlError
 from tests.fakes.client import IotClient
+from tests.fakes.waiting import until
 
 CONFIG = """
 [node]
@@ -51,9 +55,11 @@ class AgentProcess:
         sessions = [m.json["sess"] for m in client.seen if m.topic.endswith("/status")]
         newest = max(sessions, default=0)
         client.wait(
-            lambda m: m.topic.endswith(f"/node/{self.node}/status")
-            and m.json["s"] == "online"
-            and (m.json["sess"] > newest or newest == 0)
+            lambda m: (
+                m.topic.endswith(f"/node/{self.node}/status")
+                and m.json["s"] == "online"
+                and (m.json["sess"] > newest or newest == 0)
+            )
         )
 
     def status(self) -> dict[str, Any]:
@@ -66,6 +72,48 @@ class AgentProcess:
             [sys.executable, "-c", "from agent.cli import main; main()", "--config", str(self.config), *words],
             capture_output=True, text=True, input=stdin, timeout=120, check=False,
         )  # fmt: skip
+
+    def peek(self) -> dict[str, Any] | None:
+        """What `status` says, asked without the cost of a command; None while no daemon listens."""
+        try:
+            return dict(next(call(self.state_dir, {"op": "status"}, 10.0))["status"])
+        except (ControlError, FileNotFoundError, StopIteration):
+            return None
+
+    def wait_status(self, wanted: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        """The first status for which `wanted` is true."""
+
+        def look() -> dict[str, Any] | None:
+            status = self.peek()
+            return status if status and wanted(status) else None
+
+        return until(look, what)
+
+    def wait_engine(self, *, other_than: int = 0) -> int:
+        """The pid of an engine that is ready."""
+        status = self.wait_status(
+            lambda s: s["engine"]["state"] == "ready" and s["engine"]["pid"] not in (None, other_than), "ready engine"
+        )
+        return int(status["engine"]["pid"])
+
+    def records(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        """The log lines of an event, with these fields."""
+        lines = [json.loads(line) for line in self.logs().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [r for r in lines if r["event"] == event and all(r.get(k) == v for k, v in fields.items())]
+
+    def wait_record(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """The log line of an event, once it was logged `count` times."""
+        found = until(lambda: self.records(event, **fields)[count - 1 :], f"log line {event!r} {fields}")
+        return found[0]
+
+    def faults(self) -> list[str]:
+        """What must never be in a log: a traceback, or a line that is not the agent's own."""
+        internal = ("library warning", "cannot handle a request", "cannot deliver an answer")
+        return [
+            line
+            for line in self.logs().splitlines()
+            if not line.startswith("{") or json.loads(line)["event"] in internal or '"engine failed' in line
+        ]
 
     def kill_engine(self) -> int:
         """Kill -9 of the engine; returns its pid."""
