@@ -92,9 +92,7 @@ class Cause(NamedTuple):
 
 # The first that matches counts: without a network pip also says that there is "no matching distribution".
 CAUSES = (
-    Cause(
-        "No space left on device|Disk quota exceeded", "the disk is full", "free some space and run it again"
-    ),
+    Cause("No space left on device|Disk quota exceeded", "the disk is full", "free some space and run it again"),
     Cause(
         "DO NOT MATCH THE HASHES|Hash Sum mismatch",
         "a downloaded file is not the one that the lock file names",
@@ -215,9 +213,7 @@ def run_shown(
 
 
 @contextlib.contextmanager
-def background(
-    command: Sequence[str | Path], env: Mapping[str, str] | None
-) -> Iterator[subprocess.Popen[bytes]]:
+def background(command: Sequence[str | Path], env: Mapping[str, str] | None) -> Iterator[subprocess.Popen[bytes]]:
     """A running command that is gone, with all that it started, when the block is left."""
     process = subprocess.Popen(
         command,
@@ -304,9 +300,7 @@ def stamp_text() -> str:
 def is_set_up() -> bool:
     """Whether .venv is what setup would make."""
     scripts = (VENV_PYTHON, VENV / "bin" / "shoal-agent", VENV / "bin" / "fleet")
-    return (
-        all(script.exists() for script in scripts) and STAMP.is_file() and STAMP.read_text() == stamp_text()
-    )
+    return all(script.exists() for script in scripts) and STAMP.is_file() and STAMP.read_text() == stamp_text()
 
 
 def venv_works() -> bool:
@@ -340,9 +334,7 @@ def make_venv() -> None:
     try:
         run_shown("virtual environment", [base, "-m", "venv", "--clear", VENV])
     except CommandError as failed:
-        raise cannot_because(
-            "make .venv", failed, "repair this Python, or name another one: PYTHON=…"
-        ) from failed
+        raise cannot_because("make .venv", failed, "repair this Python, or name another one: PYTHON=…") from failed
 
 
 def install_packages() -> None:
@@ -355,9 +347,7 @@ def install_packages() -> None:
         # Wheels only: building from source would run code and fetch build tools that no lock names.
         pip("packages", "install", "--only-binary=:all:", "--require-hashes", "-r", "requirements.lock")
     except CommandError as failed:
-        raise cannot_because(
-            "install the packages", failed, "run it again, or `make clean` first"
-        ) from failed
+        raise cannot_because("install the packages", failed, "run it again, or `make clean` first") from failed
 
 
 def install_engine(wheel: Path) -> None:
@@ -370,9 +360,7 @@ def install_engine(wheel: Path) -> None:
         # By force: the same version may be there from pip's cache, with the flags of another machine.
         pip("llama.cpp", "install", "--no-index", "--no-deps", "--force-reinstall", str(wheel))
     except CommandError as failed:
-        raise cannot_because(
-            "install llama-cpp-python", failed, f"remove {wheel} and run it again"
-        ) from failed
+        raise cannot_because("install llama-cpp-python", failed, f"remove {wheel} and run it again") from failed
 
 
 def install_repository() -> None:
@@ -429,9 +417,7 @@ def wheel_dir() -> Path:
     """
     locked = re.search(r"^llama-cpp-python==([^\s\\]+)", (ROOT / "llama.lock").read_text(), re.MULTILINE)
     if locked is None:
-        raise CannotError(
-            "read llama.lock", "it names no version of llama-cpp-python", "run: git checkout llama.lock"
-        )
+        raise CannotError("read llama.lock", "it names no version of llama-cpp-python", "run: git checkout llama.lock")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     machine = f"{sys.platform}_{platform.machine()}"
     return cache / "shoal" / "wheels" / f"{locked[1]}-{VARIANT}-py3-{machine}"
@@ -563,9 +549,7 @@ def mosquitto() -> None:
         return
     what = f"install {' and '.join(missing)}"
     if not shutil.which("apt-get"):
-        raise CannotError(
-            what, "there is no apt-get here", "install them with the package manager of this system"
-        )
+        raise CannotError(what, "there is no apt-get here", "install them with the package manager of this system")
     become_root = root_prefix()
     if become_root is None:
         raise CannotError(what, "this needs root", f"type: sudo apt-get install {' '.join(missing)}")
@@ -580,10 +564,7 @@ def root_prefix() -> list[str] | None:
     if os.geteuid() == 0:
         return []
     sudo = ["sudo", "-n"]
-    if (
-        shutil.which("sudo")
-        and subprocess.run([*sudo, "true"], capture_output=True, check=False).returncode == 0
-    ):
+    if shutil.which("sudo") and subprocess.run([*sudo, "true"], capture_output=True, check=False).returncode == 0:
         return sudo
     return None
 

@@ -2,6 +2,7 @@
 
 import sys
 
+EXIT_FAULT = 1
 EXIT_CONFIG = 2
 
 # structlog, sqlite-utils and others import these when they are installed, for features that a daemon has no use for.
@@ -18,7 +19,7 @@ def main() -> int:
 
     from agent.config import load_config
     from agent.daemon import Daemon
-    from agent.errors import AgentError
+    from agent.errors import AgentError, ConfigError
     from agent.logs import setup_logs
 
     async def serve() -> None:
@@ -30,7 +31,7 @@ def main() -> int:
         asyncio.run(serve())
     except AgentError as error:
         print(error, file=sys.stderr)
-        return EXIT_CONFIG
+        return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAULT
     return 0
 
 

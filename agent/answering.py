@@ -114,7 +114,7 @@ class Answering:
 
     def accepted(self, job: Job) -> Accepted:
         """What a client is told about a job that is waiting or running."""
-        return Accepted(id=job.id, node=self._node, queue=max(0, len(self._queue) - 1), model=self.model)
+        return Accepted(id=job.id, node=self._node, queue=self._queue.num_ahead(job), model=self.model)
 
     def cancel(self, job: Job) -> None:
         """Stops a job; it ends with 499 unless it ends otherwise first."""

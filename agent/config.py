@@ -322,9 +322,10 @@ def _notes(hint: Any) -> list[str]:
     if get_origin(getattr(hint, "__origin__", hint)) is Literal and not notes:
         notes.append(f"One of {', '.join(map(str, get_args(getattr(hint, '__origin__', hint))))}.")
     for meta in metas:
-        low = meta.ge if meta.ge is not None else meta.gt
-        if low is not None or meta.le is not None:
-            notes.append(f"From {low} to {meta.le}.")
+        if meta.gt is not None:
+            notes.append(f"Above {meta.gt}, up to {meta.le}.")
+        elif meta.ge is not None:
+            notes.append(f"From {meta.ge} to {meta.le}.")
     return notes
 
 

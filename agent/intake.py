@@ -96,10 +96,13 @@ class Intake:
         plain = is_plain(message.payload)
         correlation = message.properties.correlation
         own_id = request_id_of(correlation) if correlation else new_request_id()
-        asked = Asked(client=client, id=own_id, plain=plain, correlation=correlation)
+        reply_to = message.properties.response_topic
+        if reply_to and not topics.is_below_client(reply_to, self._fleet, client):
+            reply_to = None  # refused below; the refusal itself goes to the usual place
+        asked = Asked(client=client, id=own_id, plain=plain, reply_to=reply_to, correlation=correlation)
         try:
-            request = mqtt5.complete(decode_request(message.payload), message.properties, self._now_ms())
-            digest = request.digest()
+            request = mqtt5.complete(decode_request(message.payload), message.properties)
+            digest = request.digest() + bytes([plain])  # who asked for text must not get JSON for a retry's sake
             request_id = request.id or self._redelivered_id(message, client, digest) or asked.id
             request = msgspec.structs.replace(request, id=request_id)
             asked = msgspec.structs.replace(asked, id=request_id)
@@ -121,7 +124,7 @@ class Intake:
         try:
             live = self._live.get((client, decode_cancel(message.payload).id))
         except Refused as no:
-            log.warning("cancel message is not valid", client=client, code=no.code)
+            await self._refuse(Asked(client=client, id=no.request_id or new_request_id(), plain=False), no)
             live = None
         if live is not None and live.job is not None:
             self._answering.cancel(live.job)
@@ -251,6 +254,7 @@ class Intake:
         asked = live.asked
         await live.stored.wait()
         if not live.key:  # its row could not be written: the sender has been told, and nothing is to be kept
+            live.ended.set()
             return
         payload = _payload(asked.plain, final)
         letter = self._letter(asked, payload, final.status)

@@ -45,6 +45,11 @@ class Queue:
             del self._of_client[job.client]
         return True
 
+    def num_ahead(self, job: Job) -> int:
+        """How many jobs have their turn before this one; 0 when it does not wait."""
+        places = {waiting: place for *place, waiting in self._heap if waiting in self._waiting}
+        return sum(place < places[job] for place in places.values()) if job in places else 0
+
     def jobs(self) -> list[Job]:
         """All waiting jobs, in no order."""
         return list(self._waiting)

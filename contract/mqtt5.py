@@ -8,6 +8,7 @@ import msgspec
 from contract import topics
 from contract.errors import Refused
 from contract.ids import request_id_of
+from contract.limits import MAX_TTL_MS
 from contract.requests import Request
 from contract.status import Status
 
@@ -35,15 +36,18 @@ def for_answer(
     return Properties(correlation=correlation or request_id.encode(), user=tuple(user))
 
 
-def complete(request: Request, properties: Properties, now_ms: int) -> Request:
-    """The request with what only its properties say. What its body says stays."""
+def complete(request: Request, properties: Properties) -> Request:
+    """The request with what only its properties say. What its body says stays.
+
+    A broker takes the time that a message waited off its expiry, so on arrival that is the time which is left.
+    """
     changes: dict[str, object] = {}
     if request.id is None and properties.correlation:
         changes["id"] = request_id_of(properties.correlation)
     if request.reply_to is None and properties.response_topic:
         changes["reply_to"] = properties.response_topic
     if request.exp is None and request.ttl_ms is None and properties.expiry_s is not None:
-        changes["exp"] = now_ms + properties.expiry_s * 1000
+        changes["ttl_ms"] = max(1, min(properties.expiry_s * 1000, MAX_TTL_MS))
     return msgspec.structs.replace(request, **changes) if changes else request
 
 
