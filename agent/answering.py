@@ -243,7 +243,7 @@ class Answering:
             text=done.text,
             finish_reason=done.finish_reason,  # type: ignore[arg-type]  # the engine knows no others
             error=failure or UNSET,
-            usage=Usage(done.prompt_tokens, 0, done.completion_tokens),
+            usage=Usage(done.prompt_tokens, done.cached_tokens, done.completion_tokens),
             confidence=UNSET if done.confidence is None else round(done.confidence, 4),
         )
         self._end(job, final)

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from agent.errors import ConfigError
 from contract import limits
-from contract.ids import id_from
+from contract.ids import END, id_from
 from contract.requests import Id, Privacy
 
 PATHS = (Path("agent.toml"), Path("/etc/shoal/agent.toml"))
@@ -82,14 +82,17 @@ class Model(_Section, frozen=True, kw_only=True):
 
     file: Annotated[str, Meta(description="A GGUF file. Default: the only one in {state_dir}/models.")] = ""
     name: Annotated[
-        str, Meta(pattern=r"^([a-z0-9][a-z0-9._-]{0,62})?$", description="Default: from the file's name.")
+        str, Meta(pattern=r"^([a-z0-9][a-z0-9._-]{0,62})?" + END, description="Default: from the file's name.")
     ] = ""
     version: Annotated[
         str,
-        Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]{0,62})?$", description="Default: 12 digits of the file's SHA-256."),
+        Meta(
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]{0,62})?" + END,
+            description="Default: 12 digits of the file's SHA-256.",
+        ),
     ] = ""
     sha256: Annotated[
-        str, Meta(pattern=r"^([0-9a-f]{64})?$", description="When set, a file with another digest is refused.")
+        str, Meta(pattern=r"^([0-9a-f]{64})?" + END, description="When set, a file with another digest is refused.")
     ] = ""
     context_tokens: Annotated[
         int, Meta(ge=64, le=1_048_576, description="Per request; at most what the model was trained for.")

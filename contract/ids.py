@@ -7,10 +7,11 @@ import hashlib
 import re
 import secrets
 
-ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+END = r"$(?!\n)"  # `$` alone would let a trailing newline pass, and `\Z` is no word of JSON Schema's
+ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}" + END
 ID_RULE = "1 to 63 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 
-_ID = re.compile(ID_PATTERN[:-1] + r"\Z")  # `$` alone would let a trailing newline pass
+_ID = re.compile(ID_PATTERN)
 _FOREIGN = re.compile(r"[^a-z0-9._-]+")
 
 

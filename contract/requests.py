@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from contract import limits
 from contract.errors import Refused
-from contract.ids import ID_PATTERN, ID_RULE, is_id
+from contract.ids import END, ID_PATTERN, ID_RULE, is_id
 from contract.json_schema import check_schema
 from contract.status import Status
 
@@ -22,13 +22,9 @@ _BOM = b"\xef\xbb\xbf"  # some systems put it before UTF-8 text
 
 Privacy = Literal["local", "site", "redact", "any"]
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=f"An id: {ID_RULE}.")]
-Reference = Annotated[
-    str,
-    Meta(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,62})?$",
-        description="`name` or `name@version`.",
-    ),
-]
+REFERENCE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,62})?" + END
+REFERENCE_RULE = f"`name` or `name@version`; a name is {ID_RULE}"
+Reference = Annotated[str, Meta(pattern=REFERENCE_PATTERN, description="`name` or `name@version`.")]
 Text = Annotated[str, Meta(max_length=limits.MAX_PAYLOAD_BYTES)]
 
 
@@ -177,8 +173,8 @@ def decode_cancel(payload: bytes) -> Cancel:
 def _plain(payload: bytes) -> Request:
     try:
         text = payload.decode()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(error) from None
+    except UnicodeDecodeError:
+        raise _not_utf8(payload) from None
     if not text.strip():
         raise Refused(Status.INVALID, "prompt", "cannot answer an empty prompt: send some text")
     return Request(prompt=text)
@@ -190,8 +186,8 @@ T = TypeVar("T")
 def _decode(payload: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(payload, type=kind)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(error) from None
+    except UnicodeDecodeError:
+        raise _not_utf8(payload) from None
     except msgspec.ValidationError as error:
         _refuse_field(payload, str(error))
     except (msgspec.DecodeError, RecursionError) as error:
@@ -201,13 +197,17 @@ def _decode(payload: bytes, kind: type[T]) -> T:
         ) from None
 
 
-def _not_utf8(error: UnicodeDecodeError) -> Refused:
-    return Refused(
-        Status.INVALID, "payload", f"cannot read the payload as UTF-8: byte {error.start} is wrong; send UTF-8 text"
-    )
+def _not_utf8(payload: bytes) -> Refused:
+    where = ""
+    try:
+        payload.decode()
+    except UnicodeDecodeError as error:
+        where = f": byte {error.start} is wrong"
+    return Refused(Status.INVALID, "payload", f"cannot read the payload as UTF-8{where}; send UTF-8 text")
 
 
-_AT = re.compile(r" - at (?P<key>`key` in )?`\$\.?(?P<path>.*)`$", re.DOTALL)
+# The last place: before it a complaint may quote the sender, who could write the like.
+_AT = re.compile(r"(?P<expected>.*) - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`$", re.DOTALL)
 _CHOICES = {
     name: get_args(choice)
     for name, choice in {"role": Role, "task": Task, "type": FormatType, "privacy": Privacy}.items()
@@ -221,14 +221,18 @@ def _refuse_field(payload: bytes, complaint: str) -> NoReturn:
     # Such as a number out of range: the complaint says so, and there is no value to show.
     with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raw = msgspec.json.decode(payload)
-    found = _AT.search(complaint)
+    found = _AT.match(complaint)
     path = found["path"] if found else ""
-    expected = complaint[: found.start()] if found else complaint
+    expected = found["expected"] if found else complaint
     expected = expected.replace(f"matching regex {ID_PATTERN!r}", f"that is an id ({ID_RULE})")
+    expected = expected.replace(f"matching regex {REFERENCE_PATTERN!r}", f"that is {REFERENCE_RULE}")
+    expected = expected[:1].lower() + expected[1:]
     if found and found["key"]:
         expected = f"as a key, {expected}"
-    if expected.startswith("Invalid enum value"):
+    if expected.startswith("invalid enum value"):
         expected = f"expected one of {', '.join(_CHOICES[path.rpartition('.')[2]])}"
+    if expected.startswith("invalid value"):  # of a tag; there is one kind of part
+        expected = "expected text"
     value = raw
     for name, index in _STEP.findall(path):
         if name and isinstance(value, dict):
@@ -241,13 +245,13 @@ def _refuse_field(payload: bytes, complaint: str) -> NoReturn:
     raise Refused(
         Status.INVALID,
         path or "payload",
-        f"cannot accept {path or 'the payload'}{_shown(value)}: {expected[:1].lower()}{expected[1:]}",
+        f"cannot accept {path or 'the payload'}{_shown(value)}: {expected}",
         request_id=request_id if isinstance(request_id, str) and is_id(request_id) else None,
     )
 
 
 def _shown(value: object) -> str:
-    if value is None or isinstance(value, dict | list):
+    if value is None:
         return ""
     text = msgspec.json.encode(value).decode()
     return f" = {text if len(text) <= 80 else text[:77] + '…'}"

@@ -23,8 +23,8 @@ def plan(sequences: list[Sequence], budget: int) -> list[Share]:
     left = budget - len(shares)
     for sequence in sequences:
         if sequence.stage is Stage.PROMPT and left > 0:
-            missing = len(sequence.tokens) - sequence.position
-            count = min(missing, left)
-            shares.append(Share(sequence, count, count == missing))
+            count = min(sequence.num_portion_tokens, left)
+            is_last = sequence.position + count == len(sequence.tokens)
+            shares.append(Share(sequence, count, is_last))
             left -= count
     return shares

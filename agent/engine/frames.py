@@ -80,6 +80,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     finish_reason: str
     text: str
     prompt_tokens: int
+    cached_tokens: int
     completion_tokens: int
     confidence: float | None
     engine_first_token_ms: float | None

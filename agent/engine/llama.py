@@ -156,6 +156,22 @@ class Context:
         """Forgets a sequence from `position` on."""
         lib.llama_memory_seq_rm(self._memory, sequence, position, -1)
 
+    def keep(self, sequence: int, num_tokens: int) -> int:
+        """Forgets a sequence but for its first tokens; returns how many are kept.
+
+        None are where the memory cannot be cut (recurrent models) or has moved on (sliding windows).
+        """
+        starts_at_0 = lib.llama_memory_seq_pos_min(self._memory, sequence) == 0
+        if num_tokens and starts_at_0 and lib.llama_memory_seq_rm(self._memory, sequence, num_tokens, -1):
+            return num_tokens
+        lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return 0
+
+    def copy(self, source: int, target: int) -> None:
+        """Makes one sequence's memory a copy of another's. All of it: parts cannot be copied between slots."""
+        lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
     def close(self) -> None:
         """Frees the context; its model stays."""
         lib.llama_batch_free(self._batch)

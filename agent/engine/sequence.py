@@ -10,6 +10,7 @@ from agent.engine.frames import Generate
 from agent.engine.grammar import Grammar, fits
 from agent.engine.llama import Logits, Model
 from agent.engine.sampling import Sampler
+from agent.engine.template import Prompt
 from agent.engine.text import TextStream
 
 
@@ -28,13 +29,15 @@ class Sequence:
     All of it belongs to the engine's thread, but for `stop_reason`, which any thread may set.
     """
 
-    def __init__(self, model: Model, job: Generate, prompt: list[int], slot: int, room: int, arrived: float) -> None:
+    def __init__(self, model: Model, job: Generate, prompt: Prompt, room: int, arrived: float) -> None:
         self._model = model
         self.job = job.job
-        self.slot = slot
-        self.tokens = prompt + job.resume
-        self.num_prompt_tokens = len(prompt)
+        self.slot = -1
+        self.tokens = prompt.tokens + job.resume
+        self.cuts = prompt.cuts
+        self.num_prompt_tokens = len(prompt.tokens)
         self.num_generated = 0
+        self.num_cached_tokens = 0
         self.position = 0
         self.deadline = arrived + job.deadline_ms / 1000
         self.stop_reason: str | None = None
@@ -43,7 +46,7 @@ class Sequence:
         self.text = ""
         self._arrived = arrived
         self._schema = job.output_schema
-        self._max_tokens = min(job.max_tokens, room - len(prompt))
+        self._max_tokens = min(job.max_tokens, room - len(prompt.tokens))
         self._stream = TextStream(job.stops)
         self._margins: list[float] = []
         self._grammar = Grammar(model, job.output_schema) if job.output_schema is not None else None
@@ -59,6 +62,11 @@ class Sequence:
         return Stage.DECODE if self.position == len(self.tokens) - 1 else Stage.PROMPT
 
     @property
+    def num_portion_tokens(self) -> int:
+        """How many tokens are to be computed up to the next cut, or to the end."""
+        return next((cut for cut in self.cuts if cut > self.position), len(self.tokens)) - self.position
+
+    @property
     def fits(self) -> bool | None:
         """Whether the text fits the schema that was asked for; None when there was none."""
         return None if self._schema is None else fits(self._schema, self.text)
@@ -71,6 +79,11 @@ class Sequence:
         compared.
         """
         return sum(self._margins) / len(self._margins) if self._margins else None
+
+    def begin(self, slot: int, num_cached_tokens: int) -> None:
+        """Takes a slot whose memory holds the first tokens already."""
+        self.slot = slot
+        self.position = self.num_cached_tokens = num_cached_tokens
 
     def choose(self, logits: Logits) -> tuple[int, str]:
         """Takes the next token from `logits`; returns it and the text that became certain."""

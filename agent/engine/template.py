@@ -8,7 +8,7 @@ and the pieces between the marks are tokenized with special tokens on, the texts
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -21,6 +21,13 @@ FALLBACK = (
     "<|im_start|>assistant\n"
 )
 MAX_RENDERED_CHARS = 1_000_000
+
+
+class Prompt(NamedTuple):
+    """A prompt's tokens, and how many of them stand before each turn's text: there it may continue another one."""
+
+    tokens: list[int]
+    cuts: list[int]
 
 
 class PromptError(Exception):
@@ -41,7 +48,7 @@ class ChatTemplate:
             "eos_token": model.piece(model.eos, special=True).decode(errors="replace") if model.eos >= 0 else "",
         }
 
-    def tokens(self, turns: list[tuple[str, str]]) -> list[int]:
+    def prompt(self, turns: list[tuple[str, str]]) -> Prompt:
         """The prompt for `turns`, up to where the assistant speaks.
 
         Raises:
@@ -59,11 +66,14 @@ class ChatTemplate:
         if len(rendered) > MAX_RENDERED_CHARS:
             raise PromptError("it renders to too long a text")
         tokens: list[int] = []
+        cuts: list[int] = []
         for number, piece in enumerate(re.split(f"\x02{mark}:(\\d+)\x03", rendered)):
             is_text = number % 2 == 1
             text = turns[int(piece)][1] if is_text else piece
+            if is_text and tokens:
+                cuts.append(len(tokens))
             tokens += self._model.tokenize(text, special=not is_text) if text else []
-        return tokens
+        return Prompt(tokens, cuts)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -10,6 +10,7 @@ from agent.engine.batch import Share, plan
 from agent.engine.grammar import SchemaError
 from agent.engine.inbox import Inbox
 from agent.engine.llama import Context, Model
+from agent.engine.prefix import place
 from agent.engine.sequence import Sequence
 from agent.engine.template import ChatTemplate, PromptError
 from contract.status import Status
@@ -36,7 +37,8 @@ class Worker:
         self._send_lock = send_lock
         self._template = ChatTemplate(model)
         self._sequences: list[Sequence] = []
-        self._free = list(range(context.parallel))
+        self._free = list(range(context.parallel))  # the one that was used last comes last
+        self._resident: dict[int, list[int]] = {slot: [] for slot in self._free}  # tokens that free slots still hold
         self._out: list[bytes] = []
 
     def run(self) -> None:
@@ -57,7 +59,7 @@ class Worker:
             self._inbox.forget(job.job)
             self._send(frames.Rejected(job=job.job, status=no.status, code=no.code, message=no.message))
             return
-        self._free.remove(sequence.slot)
+        self._place(sequence)
         self._sequences.append(sequence)
         self._inbox.watch(sequence)
         if sequence.finish_reason:  # the tokens to resume from were already the whole answer
@@ -72,28 +74,37 @@ class Worker:
                 f"cannot bias token {unknown}: this model's tokens are 0 to {self._model.num_vocab - 1}",
             )
         try:
-            prompt = self._template.tokens(job.turns)
+            prompt = self._template.prompt(job.turns)
         except PromptError as error:
             raise Rejection(
                 Status.INVALID,
                 "messages",
                 f"cannot use these messages: the model's chat template refuses them: {error}",
             ) from None
-        room = self._context.context_tokens
-        if len(prompt) >= room:
+        room, length = self._context.context_tokens, len(prompt.tokens)
+        if length >= room:
             raise Rejection(
                 Status.TOO_LARGE,
                 "messages",
-                f"cannot take a prompt of {len(prompt)} tokens: with the answer at most {room} fit this node's context",
+                f"cannot take a prompt of {length} tokens: with the answer at most {room} fit this node's context",
             )
         try:
-            return Sequence(self._model, job, prompt, self._free[0], room, arrived)
+            return Sequence(self._model, job, prompt, room, arrived)
         except SchemaError as error:
             raise Rejection(
                 Status.INVALID,
                 "response_format.json_schema.schema",
                 f"cannot accept response_format.json_schema.schema: {error}",
             ) from None
+
+    def _place(self, sequence: Sequence) -> None:
+        """Gives a sequence a slot, with as much of its prompt as some slot has computed already."""
+        running = {other.slot: other.tokens[: other.position] for other in self._sequences}
+        chosen = place(sequence.tokens, sequence.cuts, self._resident | running, self._free)
+        if chosen.copy_from is not None:
+            self._context.copy(chosen.copy_from, chosen.slot)
+        self._free.remove(chosen.slot)
+        sequence.begin(chosen.slot, self._context.keep(chosen.slot, chosen.num_cached_tokens))
 
     def _step(self) -> None:
         self._context.clear_abort()
@@ -128,6 +139,7 @@ class Worker:
                 finish_reason=sequence.finish_reason or "error",
                 text=sequence.text,
                 prompt_tokens=sequence.num_prompt_tokens,
+                cached_tokens=min(sequence.num_cached_tokens, sequence.num_prompt_tokens),
                 completion_tokens=sequence.num_generated,
                 confidence=sequence.confidence,
                 engine_first_token_ms=sequence.first_token_ms,
@@ -136,7 +148,7 @@ class Worker:
         )
         self._sequences.remove(sequence)
         self._inbox.forget(sequence.job)
-        self._context.truncate(sequence.slot, 0)
+        self._resident[sequence.slot] = sequence.tokens[: sequence.position]
         self._free.append(sequence.slot)
         sequence.close()
 

@@ -85,7 +85,7 @@ def test_json_request_gets_a_final_with_every_field(either: IotClient) -> None:
     assert final["finish_reason"] == "length"
     assert final["usage"]["completion_tokens"] == 5
     assert final["usage"]["prompt_tokens"] > 5
-    assert final["usage"]["cached_tokens"] == 0
+    assert 0 <= final["usage"]["cached_tokens"] < final["usage"]["prompt_tokens"]
     assert (final["model"], final["adapter"], final["node"]) == ("smollm2@1", None, "n1")
     assert (final["served_by"], final["energy"], final["last_seq"]) == ("local", None, 0)
     assert 0 <= final["confidence"] <= 1

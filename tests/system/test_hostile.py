@@ -153,7 +153,7 @@ HOSTILE_TOPICS = [
     "shoal/v1/home/client/{me}/a\u0000b",
     "shoal/v1/home/client/{me}/a\nb",
     "shoal/v1/home/client/{me}x/a",
-    "shoal/v1/home/client/{me}/../{other}/a",
+    "shoal/v1/home/client/{other}/../{me}/a",
     "shoal/v1/home/node/n1/status",
     "shoal/v1/home/node/n1/req/{other}",
     "shoal/v1/away/client/{me}/a",

@@ -1,0 +1,233 @@
+"""What dies, hangs or is damaged: the engine, the daemon, the journal, the model file."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.client import IotClient
+from tests.fakes.node import AgentProcess
+from tests.fakes.waiting import is_alive, until
+from tests.system.conftest import ENDLESS, Lab
+
+STORY: dict[str, Any] = {"prompt": "Tell me a story.", "max_tokens": 60, "stream": True, **ENDLESS}
+KILLS = 15
+
+
+@pytest.fixture(scope="module")
+def node(module_lab: Lab) -> AgentProcess:
+    """An agent whose engine may be killed."""
+    agent, _ = module_lab.online()
+    return agent
+
+
+@pytest.fixture
+def asker(node: AgentProcess, module_lab: Lab) -> IotClient:
+    """A client of that agent."""
+    node.wait_engine()
+    return module_lab.client(node)
+
+
+def identity(node: AgentProcess) -> tuple[int, int]:
+    """The daemon's process and the number of its connection."""
+    status = node.peek()
+    assert status is not None
+    return int(status["pid"]), int(status["broker"]["session"])
+
+
+def kill_engine(node: AgentProcess) -> int:
+    """Kill -9 of the engine that runs now; returns its pid."""
+    status = node.peek()
+    assert status is not None
+    pid = int(status["engine"]["pid"])
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def wait_delta(client: IotClient, request_id: str, seq: int) -> None:
+    """Waits until a piece with this number or a later one has come."""
+    topic = f"/rx/{request_id}/delta"
+    client.wait(lambda m: m.topic.endswith(topic) and m.json["seq"] >= seq)
+
+
+def last_seq(client: IotClient, request_id: str) -> int:
+    """The number of the newest piece."""
+    client.settle()
+    return max(int(d["seq"]) for d in client.deltas(request_id))
+
+
+def assert_whole(client: IotClient, request_id: str) -> None:
+    """Its pieces are contiguous, none came twice, and joined they are the text of its only final."""
+    client.settle()
+    (final,) = client.finals(request_id)
+    pieces = client.deltas(request_id)
+    assert [p["seq"] for p in pieces] == list(range(final["last_seq"] + 1))
+    if "text" in final:
+        assert "".join(p["text"] for p in pieces[1:]) == final["text"]
+
+
+def answers(client: IotClient, **fields: Any) -> bool:
+    """Whether an ordinary request is answered."""
+    client.ask({"id": "next", "prompt": "Name a colour.", "max_tokens": 2, **fields})
+    return bool(client.final("next")["status"] == 200)
+
+
+# The engine.
+
+
+@pytest.mark.parametrize("seq", [0, 1, 3], ids=["in the prompt", "at the first piece", "in the middle"])
+def test_request_survives_the_engine(node: AgentProcess, asker: IotClient, seq: int) -> None:
+    """Kill -9 at any point: it runs again once and goes on behind what it had said; the daemon stays connected."""
+    before = identity(node)
+    asker.ask({"id": "q", **STORY, "prompt": "Tell me a story about the sea. " * 40})
+    wait_delta(asker, "q", seq)
+    pid = kill_engine(node)
+    assert asker.final("q")["status"] == 200
+    assert asker.final("q")["usage"]["completion_tokens"] == 60
+    assert_whole(asker, "q")
+    assert node.records("answered", client=asker.client)[0]["runs"] == 2
+    assert node.wait_engine(other_than=pid)
+    assert identity(node) == before
+
+
+def test_idle_engine_is_replaced_and_the_operator_hears_of_it(node: AgentProcess, asker: IotClient) -> None:
+    """Kill -9 between requests: an alert is published, presence stays online, the next request is answered."""
+    before = identity(node)
+    pid = kill_engine(node)
+    alert = asker.wait(lambda m: m.topic.endswith(f"/node/{node.node}/evt/alert"))
+    assert (alert.json["name"], len(alert.json["eid"])) == ("engine_died", 32)
+    assert answers(asker)
+    assert node.wait_engine(other_than=pid)
+    asker.settle()
+    assert {m.json["s"] for m in asker.seen if m.topic.endswith("/status")} == {"online"}
+    assert identity(node) == before
+
+
+def test_request_that_dies_twice_is_500_and_the_next_one_is_answered(lab: Lab) -> None:
+    """The second death on the same request is its end."""
+    node, client = lab.online()
+    client.ask({"id": "q", **STORY, "max_tokens": 400})
+    wait_delta(client, "q", 2)
+    first = kill_engine(node)
+    seen = last_seq(client, "q")
+    wait_delta(client, "q", seen + 2)
+    kill_engine(node)
+    final = client.final("q")
+    assert (final["status"], final["error"]["code"]) == (500, "engine_failed")
+    assert_whole(client, "q")
+    assert answers(client)
+    assert node.wait_engine(other_than=first)
+    client.ask({"id": "q", **STORY, "max_tokens": 400})  # a repetition gets the stored error
+    client.wait(lambda _: len(client.finals("q")) == 2)
+    assert client.finals("q")[0] == client.finals("q")[1]
+
+
+def test_innocent_requests_survive_a_guilty_one(lab: Lab) -> None:
+    """Of several that ran when the engine died only the one that kills it again fails; later ones are not touched."""
+    node, client = lab.online()
+    client.ask({"id": "guilty", **STORY, "max_tokens": 400, "priority": 9})
+    for name in ("a", "b"):
+        client.ask({"id": name, **STORY, "max_tokens": 100})
+    for name in ("guilty", "a", "b"):
+        wait_delta(client, name, 1)
+    kill_engine(node)
+    seen = last_seq(client, "guilty")
+    client.ask({"id": "late", **STORY})
+    wait_delta(client, "guilty", seen + 1)  # it goes first, and alone
+    kill_engine(node)
+    assert client.final("guilty")["status"] == 500
+    for name in ("a", "b", "late"):
+        assert client.final(name)["status"] == 200
+        assert_whole(client, name)
+
+
+def test_engine_killed_while_it_starts(lab: Lab) -> None:
+    """Deaths that no load flag is to blame for change none; a request that waited meanwhile is answered."""
+    node = lab.agent()
+    client = lab.client(node)
+    node.start()
+    killed: set[int] = set()
+    for _ in range(2):
+        status = node.wait_status(lambda s: s["engine"]["pid"] not in {None, *killed}, "engine that starts")
+        os.kill(status["engine"]["pid"], signal.SIGKILL)
+        killed.add(status["engine"]["pid"])
+        client.ask({"id": f"q{len(killed)}", "prompt": "Name a colour.", "max_tokens": 2})
+    assert client.final("q1")["status"] == client.final("q2")["status"] == 200
+    status = node.wait_status(lambda s: s["engine"]["state"] == "ready", "ready engine")
+    assert (status["engine"]["flags"], status["engine"]["restarts"]) == ("fast", 2)
+
+
+def test_engine_that_hangs_is_replaced_and_an_idle_one_is_not(lab: Lab) -> None:
+    """SIGSTOP: no step, no answer to a ping, so it is replaced within `stall_s`, and the request runs again."""
+    node, client = lab.online("[engine]\nstall_s = 3\n")
+    status = node.wait_status(lambda s: s["uptime_s"] >= 8, "agent of 8 s")  # longer than the time between pings
+    assert status["engine"]["restarts"] == 0
+    client.ask({"id": "q", **STORY})
+    wait_delta(client, "q", 1)
+    os.kill(status["engine"]["pid"], signal.SIGSTOP)
+    assert client.final("q")["status"] == 200
+    assert_whole(client, "q")
+    assert node.records("engine does not answer and is replaced")
+    assert not is_alive(status["engine"]["pid"])
+
+
+def test_many_kills_of_the_engine_under_load(lab: Lab) -> None:
+    """Whatever is killed when: every request ends once, whole, with 200 or, killed twice, with 500."""
+    chance = random.Random(5)
+    node, client = lab.online()
+    names = [f"q{number}" for number in range(12)]
+    for name in names:
+        client.ask({"id": name, **STORY, "max_tokens": chance.randint(1, 60), "stream": chance.random() < 0.7})
+    for number in range(1, 5):
+        until(lambda number=number: len(node.records("answered")) >= 2 * number, "answers")
+        os.kill(node.wait_engine(), signal.SIGKILL)
+    for name in names:
+        assert client.final(name)["status"] in (200, 500)
+    client.settle()
+    for name in names:
+        if client.deltas(name):
+            assert_whole(client, name)
+        assert len(client.finals(name)) == 1
+    assert answers(client)
+
+
+# The daemon.
+
+
+def test_daemon_killed_at_random_moments_loses_no_prompt(lab: Lab) -> None:
+    """Kill -9 again and again under a stream of requests: each gets an answer, and copies are the same byte for byte.
+
+    The broker acknowledged every one of them; those that the agent had not acknowledged come again.
+    """
+    chance = random.Random(2)
+    node = lab.agent("[limits]\nttl_ms = 300000\n")
+    client = lab.client(node)
+    node.start()
+    node.wait_online(client)  # from here on the broker keeps its session
+    asked: list[str] = []
+    num_plain = 0
+    engines: set[int] = set()
+    for number in range(KILLS):
+        for _ in range(chance.randint(1, 4)):
+            if chance.random() < 0.3:
+                num_plain += 1
+                client.ask(f"Say the number {num_plain}.")
+            else:
+                asked.append(f"k{len(asked)}")
+                client.ask({"id": asked[-1], "prompt": f"Count to {len(asked)}.", "max_tokens": 4})
+        moment_s = chance.uniform(0, 2.5)
+        with _quiet():
+            status = node.wait_status(lambda s, m=moment_s: False, "random moment", timeout_s=moment_s)
+        status = node.peek()
+        if status and status["engine"]["pid"]:
+            engines.add(int(status["engine"]["pid"]))
+        node.stop(signal.SIGKILL)
+        if number < KILLS - 1:
+            node.start()
+    node.start()
