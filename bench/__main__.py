@@ -7,6 +7,7 @@ import argparse
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 
 import bench
 from bench.report import Report
@@ -20,9 +21,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, and compare with the bars.")
     parser.add_argument("name", choices=names)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, at most 60 s")
+    parser.add_argument("--peer", type=Path, help="engine: where llama.cpp's programs are built (bench/peers.md)")
     given = parser.parse_args()
     report = Report(given.name)
-    importlib.import_module(f"bench.{given.name}").run(report, quick=given.quick)
+    module = importlib.import_module(f"bench.{given.name}")
+    extra = {"peer": given.peer} if given.name == "engine" else {}
+    module.run(report, quick=given.quick, **extra)
     report.show()
     return 0 if report.all_hold else 1
 

@@ -26,17 +26,28 @@ class Report:
         """Whether every row with a bar is within it."""
         return all(row["holds"] is not False for row in self._rows)
 
-    def add(self, row_id: str, measure: str, unit: str, runs: list[float], at_most: float | None = None) -> None:
-        """Adds a row; without `at_most` it has no bar and is there to compare with."""
+    def add(
+        self,
+        row_id: str,
+        measure: str,
+        unit: str,
+        runs: list[float],
+        at_most: float | None = None,
+        *,
+        at_least: float | None = None,
+    ) -> None:
+        """Adds a row; without a bar it is there to compare with."""
         value = statistics.median(runs)
+        bar = f"<= {at_most:g}" if at_most is not None else f">= {at_least:g}" if at_least is not None else None
+        holds = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
         self._rows.append(
             {
                 "id": row_id,
                 "measure": measure,
                 "value": round(value, 3),
                 "unit": unit,
-                "bar": None if at_most is None else f"<= {at_most:g}",
-                "holds": None if at_most is None else value <= at_most,
+                "bar": bar,
+                "holds": holds if bar else None,
                 "runs": [round(run, 3) for run in runs],
             }
         )

@@ -38,7 +38,19 @@ class EngineProcess:
         """Sends a frame."""
         self._socket.sendall(frames.encode(frame))
 
-    def generate(self, *turns: tuple[str, str], max_tokens: int = 24, temperature: float = 0, seed: int = 1) -> int:
+    def next(self) -> frames.FromEngine:
+        """The next frame."""
+        frame: frames.FromEngine = next(self._frames)
+        return frame
+
+    def generate(
+        self,
+        *turns: tuple[str, str],
+        max_tokens: int = 24,
+        temperature: float = 0,
+        seed: int = 1,
+        output_schema: dict[str, Any] | None = None,
+    ) -> int:
         """Starts a generation; returns its number."""
         self._numbers += 1
         self.send(
@@ -47,6 +59,7 @@ class EngineProcess:
                 turns=list(turns),
                 sampling=frames.Sampling(temperature=temperature, top_p=1, top_k=40, seed=seed),
                 max_tokens=max_tokens,
+                output_schema=output_schema,
                 deadline_ms=120_000,
             )
         )
