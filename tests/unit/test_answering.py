@@ -1,0 +1,292 @@
+"""From a taken request to its final: order, admission, deadlines, crashes. The engine is scripted."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from agent.answering import Answering
+from agent.config import Limits, Sampling
+from agent.engine import frames
+from agent.engine.supervisor import State
+from contract.errors import Refused
+from tests.fakes.scripted import Asker, ScriptedEngine, done
+
+
+class Bench:
+    """An `Answering` with a scripted engine that is ready."""
+
+    def __init__(self, parallel: int = 2, **limits: int) -> None:
+        self.engine, self.asker = ScriptedEngine(), Asker()
+        self.answering = Answering(
+            node="n1", model="m@1", parallel=parallel, limits=Limits(**limits), sampling=Sampling(), send=self.engine
+        )
+        self.answering.on_engine(State.READY)
+
+    def ask(self, name: str, *, client: str = "c", ttl_s: float = 60, priority: int = 4) -> None:
+        """Submits a request."""
+        self.answering.submit(self.asker.job(name, time.monotonic(), client=client, ttl_s=ttl_s, priority=priority))
+
+    def running(self) -> list[str]:
+        """Names of what the engine was told to run, in order."""
+        return [run.turns[0][1] for run in self.engine.runs]
+
+    def number(self, name: str) -> int:
+        """The engine's number of the latest run of a request."""
+        return next(run.job for run in reversed(self.engine.runs) if run.turns[0][1] == name)
+
+    def die(self) -> None:
+        """The engine dies and comes back."""
+        self.answering.on_engine(State.STARTING)
+        self.answering.on_lost()
+        self.answering.on_engine(State.READY)
+
+
+async def turn() -> None:
+    """Lets everything that is due in the event loop happen."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Waits for something that a timer brings."""
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110  # what it waits for has no event
+            await asyncio.sleep(0.005)
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    """Runs a scene in an event loop of its own."""
+
+    async def run() -> None:
+        await scene()
+
+    asyncio.run(run())
+
+
+def test_requests_run_by_priority_and_then_in_order() -> None:
+    """Of what waits, the highest priority goes first, and among equals the oldest."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        for name, priority in (("a", 4), ("b", 4), ("c", 9), ("d", 4)):
+            bench.ask(name, priority=priority)
+        for _ in range(4):
+            bench.answering.on_frame(done(bench.engine.runs[-1].job))
+            await turn()
+        assert bench.running() == ["a", "c", "b", "d"]
+
+    play(scene)
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    """Over the node's or the client's limit a request gets 429 and a positive retry_after_ms."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1, queue=3, client_queue=2)
+        bench.ask("running")
+        for name in ("w1", "w2"):
+            bench.answering.check_admission("c")
+            bench.ask(name)
+        with pytest.raises(Refused) as of_client:
+            bench.answering.check_admission("c")
+        bench.answering.check_admission("other")
+        bench.ask("w3", client="other")
+        with pytest.raises(Refused) as of_node:
+            bench.answering.check_admission("third")
+        assert [(no.value.status, no.value.code) for no in (of_client, of_node)] == [
+            (429, "client_queue"),
+            (429, "queue"),
+        ]
+        assert all((no.value.retry_after_ms or 0) > 0 for no in (of_client, of_node))
+
+    play(scene)
+
+
+def test_without_an_engine_requests_are_refused_at_once() -> None:
+    """A broken engine ends what waits with 503 and lets nothing in."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        bench.ask("running")
+        bench.ask("waiting")
+        bench.answering.on_engine(State.BROKEN)
+        await turn()
+        assert bench.asker.statuses()["waiting"] == [503]
+        with pytest.raises(Refused) as refused:
+            bench.answering.check_admission("c")
+        assert refused.value.status == 503
+
+    play(scene)
+
+
+def test_a_deadline_ends_what_waits_and_what_runs() -> None:
+    """At its deadline a waiting request gets 408 at once; a running one is stopped and keeps its text."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        bench.ask("runs", ttl_s=0.05)
+        bench.ask("waits", ttl_s=0.05)
+        await until(lambda: bool(bench.engine.cancels and bench.asker.finals["waits"]))
+        assert bench.engine.cancels == [frames.Cancel(bench.number("runs"), "deadline")]
+        bench.answering.on_frame(done(bench.number("runs"), "deadline", "half"))
+        await turn()
+        assert bench.asker.statuses() == {"runs": [408], "waits": [408]}
+        assert bench.asker.finals["runs"][0].text == "half"
+
+    play(scene)
+
+
+def test_an_engine_that_does_not_stop_cannot_hold_an_answer_back() -> None:
+    """When a cancelled job goes on, its 499 goes out without the engine, once."""
+
+    async def scene() -> None:
+        bench = Bench()
+        job = bench.asker.job("stuck", time.monotonic())
+        bench.answering.submit(job)
+        bench.answering.cancel(job)
+        await until(lambda: bool(bench.asker.finals["stuck"]))
+        bench.answering.on_frame(done(bench.number("stuck"), "cancelled"))
+        await turn()
+        assert bench.asker.statuses() == {"stuck": [499]}
+
+    play(scene)
+
+
+def test_only_the_guilty_fails_when_the_engine_dies_twice() -> None:
+    """What ran at a crash runs again alone; who dies again gets 500, the others are answered."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=3)
+        for name in ("good", "evil", "fine"):
+            bench.ask(name)
+        bench.die()
+        for _ in range(3):
+            await turn()
+            (name,) = bench.running()[-1:]
+            assert bench.answering.num_running == 1
+            if name == "evil":
+                bench.die()
+            else:
+                bench.answering.on_frame(done(bench.number(name)))
+        await turn()
+        assert bench.asker.statuses() == {"good": [200], "evil": [500], "fine": [200]}
+
+    play(scene)
+
+
+def test_a_second_run_goes_on_behind_the_tokens_that_were_sent() -> None:
+    """After a crash the engine gets the tokens so far, and deltas go on without a gap or a repetition."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("story")
+        bench.answering.on_frame(frames.Tokens(bench.number("story"), [5, 6], "Once "))
+        bench.die()
+        assert bench.engine.runs[-1].resume == [5, 6]
+        bench.answering.on_frame(frames.Tokens(bench.number("story"), [7], "upon"))
+        bench.answering.on_frame(done(bench.number("story"), text="Once upon"))
+        await turn()
+        deltas = bench.asker.deltas["story"]
+        assert [delta.seq for delta in deltas] == list(range(1, len(deltas) + 1))
+        assert "".join(delta.text for delta in deltas) == "Once upon"
+        assert bench.asker.finals["story"][0].last_seq == len(deltas)
+
+    play(scene)
+
+
+def test_frames_of_a_dead_engine_are_ignored() -> None:
+    """What an earlier process still says about a job does not reach the job's second run."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a")
+        old = bench.number("a")
+        bench.die()
+        bench.answering.on_frame(done(old, text="stale"))
+        bench.answering.on_frame(done(bench.number("a"), text="new"))
+        await turn()
+        assert [final.text for final in bench.asker.finals["a"]] == ["new"]
+
+    play(scene)
+
+
+def test_deltas_are_joined() -> None:
+    """The first text goes at once, then eight tokens together, and the rest with the end."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a")
+        for number in range(20):
+            bench.answering.on_frame(frames.Tokens(bench.number("a"), [number], "x"))
+        bench.answering.on_frame(done(bench.number("a"), text="x" * 20))
+        await turn()
+        assert [(delta.seq, delta.n) for delta in bench.asker.deltas["a"]] == [(1, 1), (2, 8), (3, 8), (4, 3)]
+
+    play(scene)
+
+
+def test_text_that_is_held_goes_out_by_itself() -> None:
+    """A slow model's tokens do not wait for eight of them."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a")
+        for number in range(3):
+            bench.answering.on_frame(frames.Tokens(bench.number("a"), [number], "x"))
+        await until(lambda: len(bench.asker.deltas["a"]) == 2)
+        assert bench.asker.deltas["a"][1].n == 2
+
+    play(scene)
+
+
+def test_an_answer_that_does_not_fit_its_schema_is_422_with_its_text() -> None:
+    """It never falls open."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a")
+        bench.answering.on_frame(done(bench.number("a"), "length", '{"a":', fits=False))
+        await turn()
+        (final,) = bench.asker.finals["a"]
+        assert (final.status, final.text) == (422, '{"a":')
+
+    play(scene)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_request_ends_exactly_once(seed: int) -> None:
+    """Whatever happens in whatever order, each request gets one final, and nothing is left behind."""
+
+    async def scene() -> None:
+        random_ = random.Random(seed)
+        bench = Bench(parallel=random_.randint(1, 4))
+        jobs = []
+        for step in range(60):
+            match random_.choice(("ask", "ask", "tokens", "done", "die", "cancel", "reject", "turn")):
+                case "ask":
+                    jobs.append(bench.asker.job(f"r{step}", time.monotonic(), priority=random_.randint(0, 9)))
+                    bench.answering.submit(jobs[-1])
+                case "cancel" if jobs:
+                    bench.answering.cancel(random_.choice(jobs))
+                case "die":
+                    bench.die()
+                case "turn":
+                    await turn()
+                case what if bench.engine.runs:
+                    number = random_.choice(bench.engine.runs).job
+                    frame = {
+                        "tokens": frames.Tokens(number, [1], "x"),
+                        "reject": frames.Rejected(job=number, status=413, code="messages", message="cannot"),
+                    }.get(what, done(number))
+                    bench.answering.on_frame(frame)  # type: ignore[arg-type]  # one of the three
+        for _ in range(len(jobs) + 1):
+            for run in list(bench.engine.runs):
+                bench.answering.on_frame(done(run.job))
+            await turn()
+        assert {len(statuses) for statuses in bench.asker.statuses().values()} <= {1}
+        assert (bench.answering.num_running, bench.answering.num_waiting) == (0, 0)
+
+    play(scene)
