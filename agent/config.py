@@ -227,6 +227,7 @@ def parse_config(text: str, origin: str, environ: Mapping[str, str]) -> Config:
         return msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         expected, _, path = str(error).partition(" - at `$.")
+        expected = expected.replace(f"matching regex {ID_PATTERN!r}", f"that is an id ({ID_RULE})")
         section, _, key = path.rstrip("`").partition(".")
         key, index = re.match(r"([^\[.]*)(.*)", key).groups()  # type: ignore[union-attr]  # the pattern always matches
         variable = from_env.get((section, key))
