@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from agent.errors import ConfigError
 from contract import limits
-from contract.ids import END, id_from
+from contract.ids import END, ID_PATTERN, ID_RULE, id_from
 from contract.requests import Id, Privacy
 
 PATHS = (Path("agent.toml"), Path("/etc/shoal/agent.toml"))

@@ -1,5 +1,6 @@
 """The agent's settings: what is wrong is named with its place, and the environment wins."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,7 @@ def test_the_environment_overrides_the_file() -> None:
 
 def test_the_sample_shows_every_key_and_its_default() -> None:
     """With all comment marks taken off, the sample is a configuration, and it is the default one."""
-    lines = [line.removeprefix("# ") if " = " in line else line for line in sample().splitlines()]
-    found = parse_config("\n".join(lines), "sample", {})
+    found = parse_config(re.sub(r"^# (\w+ = )", r"\1", sample(), flags=re.MULTILINE), "sample", {})
     for section, struct in SECTIONS.items():
         for key in struct.__struct_fields__:
             assert f"# {key} = " in sample()

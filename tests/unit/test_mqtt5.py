@@ -44,7 +44,8 @@ def test_expiry_is_kept_within_what_is_accepted(expiry_s: int, ttl_ms: int) -> N
 @pytest.mark.parametrize(
     "topic",
     [
-        "shoal/v1/home/client/c2/inbox", "shoal/v1/home/client/c1", "shoal/v1/home/client/c1/", "shoal/v1/home/client/c1/+",
+        "shoal/v1/home/client/c2/inbox", "shoal/v1/home/client/c1", "shoal/v1/home/client/c1/",
+        "shoal/v1/home/client/c1/+",
         "shoal/v1/home/client/c1/a/#", "shoal/v1/home/client/c1x/a", "shoal/v1/other/client/c1/a", "$SYS/broker",
         "shoal/v1/home/client/c1/a//b", "shoal/v1/home/client/c1/a\x00b", "shoal/v1/home/node/n1/desired",
         "shoal/v1/home/client/c1/" + "x" * 600,
