@@ -35,7 +35,9 @@ from contract.status import Status
 
 log = structlog.get_logger()
 
-MAX_STARTS = 4  # of the daemon, with the same request open
+# Of the daemon with the same request open. Power that comes and goes must not end a request; one that brings the
+# daemon down each time must end.
+MAX_STARTS = 20
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,9 +17,12 @@ DEFAULT_TTL_MS = 60_000
 MAX_SCHEMA_BYTES = 16 * 1024
 MAX_SCHEMA_DEPTH = 24
 MAX_SCHEMA_NODES = 1000
+MAX_SCHEMA_PROPERTIES = 128  # of one object: what optional ones cost grows with the square of their number
 MAX_SCHEMA_REPEAT = 256
-MAX_SCHEMA_NESTED_REPEAT = 48  # `((a?){8}){8}` already costs 2 s a token
+MAX_SCHEMA_ALIKE = 32  # alternatives of which the beginning of a text does not tell which one it is
+MAX_SCHEMA_PATTERNS = 32
 MAX_SCHEMA_PATTERN_CHARS = 256
+MAX_SCHEMA_PATTERN_PLACES = 1000
 
 DELTA_TOKENS = 8
 DELTA_MS = 100

@@ -271,8 +271,9 @@ class Supervisor:
     async def _end_process(self) -> None:
         process = self._process
         if process is not None and process.returncode is None:
+            # Not `process.kill`: it looks for the exit code itself, and would take it away from asyncio.
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)
             await process.wait()
 
     def _set(self, state: State) -> None:

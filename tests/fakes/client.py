@@ -47,11 +47,20 @@ class IotClient:
         fleet: str = "home",
         version: int = 5,
         login: tuple[str, str] | None = None,
+        keep: bool = False,
     ) -> None:
-        """`client` may be `+`, to see the answers of all. `login` is user and password."""
+        """`client` may be `+`, to see the answers of all. `login` is user and password.
+
+        With `keep` the broker keeps what comes while there is no connection.
+        """
         self.port, self.client, self.node, self.root = port, client, node, f"shoal/v1/{fleet}"
         protocol = MQTTProtocolVersion.MQTTv5 if version == 5 else MQTTProtocolVersion.MQTTv311
-        self._mqtt = Client(CallbackAPIVersion.VERSION2, protocol=protocol)
+        self._mqtt = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"kept-{client}" if keep else "",
+            clean_session=None if version == 5 else not keep,
+            protocol=protocol,
+        )
         self._messages: queue.Queue[Message] = queue.Queue()
         self.seen: list[Message] = []
         subscribed: queue.Queue[bool] = queue.Queue()
@@ -61,7 +70,13 @@ class IotClient:
         self._mqtt.on_socket_open = lambda *args: args[2].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if login:
             self._mqtt.username_pw_set(*login)
-        self._mqtt.connect("127.0.0.1", port)
+        self._mqtt.reconnect_delay_set(1, 2)
+        if keep and version == 5:
+            session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # as below
+            session.SessionExpiryInterval = 3600
+            self._mqtt.connect("127.0.0.1", port, clean_start=False, properties=session)
+        else:
+            self._mqtt.connect("127.0.0.1", port)
         self._mqtt.loop_start()
         self._mqtt.subscribe([(f"{self.root}/client/{client}/#", 1), (f"{self.root}/node/{node}/#", 1)])
         subscribed.get(timeout=20)
@@ -80,7 +95,8 @@ class IotClient:
             mirror = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves this one untyped
             for name, value in properties.items():
                 setattr(mirror, name, value)
-        self._mqtt.publish(f"{self.root}/{topic}", payload, qos, retain, properties=mirror).wait_for_publish(20)
+        info = self._mqtt.publish(f"{self.root}/{topic}", payload, qos, retain, properties=mirror)
+        info.wait_for_publish(20)
 
     def ask(self, payload: bytes | str | dict[str, Any], **properties: Any) -> None:
         """Publishes a request."""

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+# user: started by root it would become a user who cannot read and write here; others it concerns not at all.
 # tcp_nodelay: a QoS 1 round trip is 88 ms without. autosave: a kill -9 loses what was queued without.
 SETTINGS = """
 listener {port} 127.0.0.1
@@ -17,6 +18,7 @@ persistence_location {folder}/
 autosave_on_changes true
 autosave_interval 1
 max_queued_messages 100000
+user root
 """
 
 
@@ -62,6 +64,11 @@ class Mosquitto:
             else:
                 return self
         raise RuntimeError("mosquitto does not start")
+
+    def reload(self) -> None:
+        """Lets it read its passwords again."""
+        if self._process:
+            self._process.send_signal(signal.SIGHUP)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends it."""

@@ -66,11 +66,11 @@ class AgentProcess:
         """What `shoal-agent status --json` says."""
         return dict(json.loads(self.command("status", "--json").stdout))
 
-    def command(self, *words: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+    def command(self, *words: str, stdin: str | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Runs `shoal-agent` with this agent's configuration."""
         return subprocess.run(
             [sys.executable, "-c", "from agent.cli import main; main()", "--config", str(self.config), *words],
-            capture_output=True, text=True, input=stdin, timeout=120, check=False,
+            capture_output=True, text=True, input=stdin, timeout=120, check=False, env={**os.environ, **environment},
         )  # fmt: skip
 
     def peek(self) -> dict[str, Any] | None:

@@ -35,10 +35,12 @@ class Lab:
         self._agents.append(agent)
         return agent
 
-    def client(self, agent: AgentProcess, *, client: str = "", version: int = 5, **settings: Any) -> IotClient:
+    def client(
+        self, agent: AgentProcess, *, client: str = "", port: int = 0, version: int = 5, **settings: Any
+    ) -> IotClient:
         """A client that asks `agent`."""
         name = client or f"lc{next(_numbers)}"
-        running = IotClient(agent.port, client=name, node=agent.node, version=version, **settings)
+        running = IotClient(port or agent.port, client=name, node=agent.node, version=version, **settings)
         self._clients.append(running)
         return running
 

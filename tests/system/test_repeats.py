@@ -49,6 +49,11 @@ def finals(client: IotClient, request_id: str) -> list[bytes]:
     return [m.payload for m in client.seen if m.topic.endswith(f"/rx/{request_id}/final")]
 
 
+def wait_finals(client: IotClient, request_id: str, count: int) -> None:
+    """Waits until so many finals of a request have come."""
+    client.wait(lambda _: len(finals(client, request_id)) == count)
+
+
 def rows(node: AgentProcess, client: IotClient) -> int:
     """How many requests of a client the journal knows."""
     with sqlite3.connect(f"file:{node.state_dir}/agent.db?mode=ro", uri=True) as db:
@@ -93,7 +98,7 @@ def test_afterwards_the_stored_final_comes_again(node: AgentProcess, asker: IotC
     retries: list[dict[str, Any]] = [{}, {"ttl_ms": 90_000}, {"exp": int(time.time() * 1000) + 50_000}]
     for number, retry in enumerate(retries, 2):
         asker.ask({"id": "q", **STORY, **retry})
-        asker.wait(lambda _, number=number: len(finals(asker, "q")) == number)
+        wait_finals(asker, "q", number)
     assert len(set(finals(asker, "q"))) == 1
     assert accepted(asker, "q") == []
     assert len(node.records("answered", client=asker.client)) == 1
