@@ -2,13 +2,24 @@
 
 import json
 import logging
+from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from agent.config import Log
 from agent.logs import describe, setup_logs
 
 CANARY = "the-canary-sings-at-dawn"
+
+
+@pytest.fixture
+def fresh_logs() -> Iterator[None]:
+    """Puts the logging of this process back afterwards."""
+    handlers = logging.root.handlers[:]
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
 
 
 def fail() -> None:
@@ -26,7 +37,7 @@ def test_an_exception_is_described_without_its_message() -> None:
     assert CANARY not in json.dumps(described)
 
 
-def test_what_libraries_log_passes_without_its_text(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_libraries_log_passes_without_its_text(fresh_logs: None, capfd: pytest.CaptureFixture[str]) -> None:
     """A library's warning is a line with its name and place; message, arguments and exception stay out."""
     setup_logs(Log(level="debug", format="json"))
     try:
