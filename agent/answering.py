@@ -138,18 +138,21 @@ class Answering:
 
     def on_lost(self) -> None:
         """The engine died: what ran runs again, alone, or has had its two chances."""
+        self._engine = State.STARTING  # also when the state is reported later: there is nothing to send to
         lost, self._running = self._running, {}
         for job in lost.values():
             if job.ended:
                 continue
-            if job.num_runs >= MAX_RUNS:
+            if job.stop is not None:
+                self._fail(job, *job.stop)
+            elif job.num_runs >= MAX_RUNS:
                 self._fail(
                     job, Status.ENGINE_FAILED, "engine_failed", f"cannot answer: the engine died {MAX_RUNS} times on it"
                 )
             else:
                 job.suspect = True
                 self._queue.push(job)
-        self._pump()
+        self._note_idle()
 
     def on_frame(self, frame: frames.Tokens | frames.Done | frames.Rejected) -> None:
         """The engine says something about a job."""
@@ -216,6 +219,7 @@ class Answering:
         if job.first_token is None and tokens:
             job.first_token = now
         job.tokens += tokens
+        job.text += text
         if not job.request.stream:
             return
         if text and not job.held_text:  # a delta's time begins with its first text
@@ -250,7 +254,7 @@ class Answering:
 
     def _fail(self, job: Job, status: Status, code: str, message: str) -> None:
         self._send_held(job, job.num_deltas)
-        self._end(job, Final(id=job.id, status=status, error=Failure(code, message)))
+        self._end(job, Final(id=job.id, status=status, text=job.text or UNSET, error=Failure(code, message)))
 
     def _expire(self, job: Job) -> None:
         self._stop(job, Status.DEADLINE, "cannot answer in time: the deadline has passed")
@@ -258,16 +262,16 @@ class Answering:
     def _stop(self, job: Job, status: Status, message: str) -> None:
         if job.ended:
             return
-        code = status.name.lower()
+        job.stop = job.stop or (status, status.name.lower(), message)
         if self._queue.remove(job):
-            self._fail(job, status, code, message)
+            self._fail(job, *job.stop)
         elif job.number in self._running:
             self._send(frames.Cancel(job.number, "deadline" if status is Status.DEADLINE else "cancelled"))
-            asyncio.get_running_loop().call_later(STOP_GRACE_S, self._give_up, job, status, message)
+            asyncio.get_running_loop().call_later(STOP_GRACE_S, self._give_up, job)
 
-    def _give_up(self, job: Job, status: Status, message: str) -> None:
-        if not job.ended:  # the engine is stuck; its heartbeat will see to that
-            self._fail(job, status, status.name.lower(), message)
+    def _give_up(self, job: Job) -> None:
+        if job.stop is not None and not job.ended:  # the engine is stuck; its heartbeat will see to that
+            self._fail(job, *job.stop)
 
     def _end(self, job: Job, final: Final) -> None:
         job.ended = True

@@ -7,6 +7,7 @@ from typing import Any
 
 from contract.answers import Delta, Final
 from contract.requests import Request
+from contract.status import Status
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -28,12 +29,13 @@ class Job:
     number: int = 0  # of the present run; frames of an earlier run carry another
     num_runs: int = 0
     suspect: bool = False  # an engine died while it ran: it runs again, but alone
+    stop: tuple[Status, str, str] | None = None  # status, code and message when it was cancelled or has expired
     ended: bool = False
     started: float | None = None
     first_token: float | None = None
     engine_first_token_ms: float | None = None  # the engine's own time, from the job's arrival there
     tokens: list[int] = field(default_factory=list)
+    text: str = ""
     num_deltas: int = 0
     held_text: str = ""
     held_tokens: int = 0
-    last_delta: float = 0.0

@@ -33,6 +33,12 @@ def setup_logs(settings: Log) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_Bridge()], force=True)
 
 
+def silence_logs() -> None:
+    """For commands that run parts of the agent: what goes wrong is their one sentence, not lines of a log."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.disable()
+
+
 class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger().warning(

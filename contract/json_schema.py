@@ -1,10 +1,11 @@
 """Limits on a JSON schema that somebody sent, before anything compiles it into a grammar.
 
 What a schema costs as a grammar grows with its depth and with the product of its repetition counts, so a
-small schema can ask for a huge one. What a token costs grows with the square of the places where a text may stand in the
-grammar, and alternatives that begin alike multiply from level to level: five kinds of arrays in arrays of themselves
-took 0.2 s a token three levels deep, and a minute at six. This checks form and cost; it does not need a JSON Schema
-library.
+small schema can ask for a huge one. What a token costs grows with the square of the places where a text may
+stand in the grammar, and alternatives that begin alike multiply from level to level: five kinds of arrays in
+arrays of themselves took 0.2 s a token three levels deep, and a minute at six.
+
+This checks form and cost; it does not need a JSON Schema library.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from contract import limits
 from contract.pattern import parse_pattern
 
 TYPES = {"string", "number", "integer", "boolean", "null", "object", "array"}
+DEFS = ("$defs.", "definitions.")  # steps to schemas that count where they are referred to
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 # Keywords whose value is one subschema.
 SINGLE = (
@@ -164,8 +166,8 @@ def _cost(root: dict[str, Any], schema: Any, of_ref: dict[str, int]) -> int:
             of_ref[ref] = _cost(root, resolve(root, ref, ""), of_ref)
         cost += of_ref[ref]
     for step, child in _children(schema, ""):
-        if step.startswith(("$defs.", "definitions.")):
-            continue  # counts where it is referred to
+        if step.startswith(DEFS):
+            continue
         repeat = max(1, schema.get("maxItems", 1), schema.get("minItems", 1)) if step == "items" else 1
         cost += _cost(root, child, of_ref) * repeat
     return cost
@@ -190,7 +192,9 @@ def _num_alike(root: dict[str, Any], nodes: list[tuple[str, Any]]) -> int:
                 for kind, number in ways(branch).items():
                     found[kind] = found.get(kind, 0) + number
             return found
-        inside = max((most(ways(child)) for step, child in _children(schema, "") if "$defs" not in step), default=1)
+        inside = max(
+            (most(ways(child)) for step, child in _children(schema, "") if not step.startswith(DEFS)), default=1
+        )
         kinds = schema.get("type", [])
         here = max(1, inside, len(schema.get("enum", ())) // limits.MAX_SCHEMA_PROPERTIES)
         return dict.fromkeys([kinds] if isinstance(kinds, str) else kinds or TYPES, here)

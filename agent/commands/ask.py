@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from agent.commands.output import Json, print_json
+from agent.commands.output import Json, finite, print_json
 from agent.config import Config, load_config
 from agent.control import call
 from agent.errors import AgentError, ControlError
 from agent.job import Job
 from agent.local import LocalModel
-from agent.logs import setup_logs
+from agent.logs import silence_logs
 from agent.store.database import Database
 from agent.store.facts import Facts
 from contract.answers import Delta, Final
@@ -32,10 +32,12 @@ class AskError(AgentError):
 def ask(
     prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads standard input.")],
     max_tokens: Annotated[int | None, typer.Option(help="At most this many tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(callback=finite, help="0 always takes the likeliest token.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     schema: Annotated[str | None, typer.Option(help="A JSON schema that the answer must fit: a file, or JSON.")] = None,
-    ttl: Annotated[float, typer.Option(help="Seconds until the answer is of no use.")] = 300.0,
+    ttl: Annotated[float, typer.Option(callback=finite, help="Seconds until the answer is of no use.")] = 300.0,
     stream: Annotated[bool, typer.Option(help="Print pieces as they come.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +99,7 @@ def _ask_daemon(config: Config, body: dict[str, Any], ttl_s: float, piece: Calla
 async def _ask_alone(
     config: Config, body: dict[str, Any], ttl_s: float, piece: Callable[[str], None]
 ) -> dict[str, Any]:
-    setup_logs(msgspec.structs.replace(config.log, level="error"))
+    silence_logs()
     database = Database(config.state_dir)
     local = LocalModel(config, Facts(database))
     try:

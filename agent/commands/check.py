@@ -44,6 +44,8 @@ def _model(config: Config) -> str:
 def _state_dir(config: Config) -> str:
     folder = config.state_dir
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise AgentError(f"cannot use {folder}: {nearest} is not a directory; set [node] state_dir")
     if not os.access(nearest, os.W_OK):
         raise AgentError(f"cannot write to {nearest}: give this user the right to, or set [node] state_dir")
     space = os.statvfs(nearest)
@@ -54,7 +56,7 @@ def _broker(config: Config) -> str:
     address = (config.broker.host, config.broker.port)
     try:
         socket.create_connection(address, CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second: a name that cannot be one
         raise AgentError(f"cannot reach {address[0]}:{address[1]}: {error}; start it, or set [broker]") from error
     return f"{address[0]}:{address[1]} answers"
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agent.commands.output import Json, print_json
+from agent.commands.output import Json, finite, print_json
 from agent.config import load_config
 from agent.errors import AgentError
 from agent.store.database import FILE, Database
@@ -21,14 +21,14 @@ def _open() -> Database:
     state_dir = load_config().state_dir
     if not (state_dir / FILE).exists():
         raise AgentError(f"cannot find a journal in {state_dir}: no agent has run there; set [node] state_dir")
-    return Database(state_dir)
+    return Database(state_dir, repair=False)
 
 
 @app.command("ls")
 def ls(
     client: Annotated[str | None, typer.Option(help="Only this client's.")] = None,
     still_open: Annotated[bool, typer.Option("--open", help="Only those that have not ended.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most this many, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List requests, newest first, without their texts."""
@@ -75,7 +75,10 @@ def show(
 
 @app.command("purge")
 def purge(
-    older_than: Annotated[float, typer.Option(help="Only those that ended at least this many seconds ago.")] = 0.0,
+    older_than: Annotated[
+        float,
+        typer.Option(min=0, max=1e9, callback=finite, help="Only those that ended at least this many seconds ago."),
+    ] = 0.0,
 ) -> None:
     """Forget ended requests and their answers. A retry of one of them is then a new request."""
     database = _open()

@@ -10,7 +10,7 @@ from agent.commands.ask import answer_with
 from agent.commands.output import Json, print_json
 from agent.config import Config, load_config
 from agent.local import LocalModel
-from agent.logs import setup_logs
+from agent.logs import silence_logs
 from agent.models import digest_of
 from agent.store.database import Database
 from agent.store.facts import Facts
@@ -38,7 +38,7 @@ def selftest(as_json: Json = False) -> None:
 
 
 async def _selftest(config: Config) -> list[dict[str, Any]]:
-    setup_logs(msgspec.structs.replace(config.log, level="error"))
+    silence_logs()
     database = Database(config.state_dir)
     local = LocalModel(config, Facts(database))
     results: list[dict[str, Any]] = []

@@ -32,10 +32,11 @@ FILE = "agent.db"
 class Database:
     """An open database. `read` is for the event loop's thread, `write` may come from any coroutine."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, repair: bool = True) -> None:
         """Opens or makes the database and brings it to the current schema.
 
-        A damaged file is moved aside, and a new one is made: a device must come up again by itself.
+        A damaged file is moved aside, and a new one is made: a device must come up again by itself. Who only looks
+        at the file passes `repair` false.
 
         Raises:
             StoreError: the directory or file cannot be used.
@@ -46,7 +47,7 @@ class Database:
             try:
                 self._reader = _open(self.path)
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
+                if isinstance(error, sqlite3.OperationalError) or not repair:
                     raise
                 self._set_aside()
                 self._reader = _open(self.path)

@@ -132,4 +132,4 @@ class AgentProcess:
 
     def logs(self) -> str:
         """Everything it logged."""
-        return self.log.read_text("utf-8")
+        return self.log.read_text("utf-8") if self.log.exists() else ""

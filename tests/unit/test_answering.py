@@ -5,12 +5,15 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
+from msgspec import UNSET
 
 from agent.answering import Answering
 from agent.config import Limits, Sampling
 from agent.engine import frames
 from agent.engine.supervisor import State
+from contract.answers import Timings
 from contract.errors import Refused
 from tests.fakes.scripted import Asker, ScriptedEngine, done
 
@@ -288,5 +291,241 @@ def test_every_request_ends_exactly_once(seed: int) -> None:
             await turn()
         assert {len(statuses) for statuses in bench.asker.statuses().values()} <= {1}
         assert (bench.answering.num_running, bench.answering.num_waiting) == (0, 0)
+
+    play(scene)
+
+
+def test_what_was_cancelled_does_not_run_again_after_a_crash() -> None:
+    """An engine that dies while it stops a job leaves a 499, and no second run that nobody waits for."""
+
+    async def scene() -> None:
+        bench = Bench()
+        job = bench.asker.job("a", time.monotonic())
+        bench.answering.submit(job)
+        bench.answering.cancel(job)
+        bench.die()
+        await turn()
+        assert bench.asker.statuses() == {"a": [499]}
+        assert bench.running() == ["a"]
+
+    play(scene)
+
+
+def test_what_has_expired_does_not_run_again_after_a_crash() -> None:
+    """An engine that dies while it stops an expired job leaves a 408 at once."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a", ttl_s=0.01)
+        await until(lambda: bool(bench.engine.cancels))
+        bench.die()
+        await turn()
+        assert bench.asker.statuses() == {"a": [408]}
+        assert bench.running() == ["a"]
+
+    play(scene)
+
+
+def test_nothing_runs_on_an_engine_that_was_lost() -> None:
+    """Until a new engine is ready nothing is sent, whether the loss or the state is reported first."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a")
+        bench.answering.on_lost()
+        bench.ask("b")
+        assert bench.running() == ["a"]
+        bench.answering.on_engine(State.STARTING)
+        assert bench.running() == ["a"]
+        bench.answering.on_engine(State.READY)
+        assert bench.running() == ["a", "a"]
+
+    play(scene)
+
+
+def test_draining_takes_nothing_starts_nothing_and_waits_for_what_runs() -> None:
+    """While it drains, requests get 503, waiting ones stay for the next start, and running ones may end."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        bench.ask("runs")
+        bench.ask("waits")
+        drain = asyncio.create_task(bench.answering.drain(20))
+        await turn()
+        with pytest.raises(Refused) as refused:
+            bench.answering.check_admission("c")
+        assert (refused.value.status, refused.value.code) == (503, "draining")
+        assert not drain.done()
+        bench.answering.on_frame(done(bench.number("runs")))
+        await drain
+        assert bench.asker.statuses() == {"runs": [200], "waits": []}
+        assert bench.running() == ["runs"]
+
+    play(scene)
+
+
+def test_draining_does_not_wait_for_an_engine_that_died() -> None:
+    """When the engine dies meanwhile, nothing runs any more, and the stop goes on at once."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a")
+        drain = asyncio.create_task(bench.answering.drain(20))
+        await turn()
+        bench.die()
+        async with asyncio.timeout(2):
+            await drain
+        assert bench.asker.statuses() == {"a": []}
+
+    play(scene)
+
+
+def test_draining_has_an_end() -> None:
+    """A job that goes on beyond the time for draining does not hold the stop up."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("endless")
+        await bench.answering.drain(0.01)
+        assert bench.answering.num_running == 1
+
+    play(scene)
+
+
+def test_a_final_that_cannot_be_delivered_harms_no_other() -> None:
+    """An error while a final is handed on is logged, and draining does not wait for it."""
+
+    async def scene() -> None:
+        bench = Bench()
+        job = bench.asker.job("a", time.monotonic())
+
+        async def fail(_: object) -> None:
+            raise RuntimeError("no disk")
+
+        job.on_final = fail
+        bench.answering.submit(job)
+        bench.ask("b")
+        for run in list(bench.engine.runs):
+            bench.answering.on_frame(done(run.job))
+        await bench.answering.drain(5)
+        assert bench.asker.statuses()["b"] == [200]
+
+    play(scene)
+
+
+def test_an_error_keeps_the_text_that_there_was() -> None:
+    """A job whose engine died twice, or that cannot be stopped, ends with the text it had sent."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a")
+        for text in ("Once ", "upon"):
+            bench.answering.on_frame(frames.Tokens(bench.number("a"), [1], text))
+            bench.die()
+        await turn()
+        (final,) = bench.asker.finals["a"]
+        assert (final.status, final.text) == (500, "Once upon")
+        assert "".join(delta.text for delta in bench.asker.deltas["a"]) == "Once upon"
+        assert final.last_seq == len(bench.asker.deltas["a"])
+
+    play(scene)
+
+
+def test_an_error_before_any_text_has_none() -> None:
+    """What never ran has no text, not an empty one."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        bench.ask("runs")
+        bench.ask("waits", ttl_s=0)
+        await turn()
+        assert bench.asker.finals["waits"][0].text is UNSET
+
+    play(scene)
+
+
+def test_a_request_that_does_not_stream_gets_no_deltas() -> None:
+    """Its text comes with the final only."""
+
+    async def scene() -> None:
+        bench = Bench()
+        job = bench.asker.job("a", time.monotonic())
+        job.request = msgspec.structs.replace(job.request, stream=False)
+        bench.answering.submit(job)
+        for number in range(20):
+            bench.answering.on_frame(frames.Tokens(bench.number("a"), [number], "x"))
+        bench.answering.on_frame(done(bench.number("a"), text="x" * 20))
+        await turn()
+        assert (bench.asker.deltas["a"], bench.asker.finals["a"][0].last_seq) == ([], 0)
+
+    play(scene)
+
+
+def test_text_that_an_engine_holds_back_makes_no_empty_delta() -> None:
+    """Tokens without text, which may begin a stop string, wait for their text and count with it."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.ask("a")
+        for number in range(9):
+            bench.answering.on_frame(frames.Tokens(bench.number("a"), [number], ""))
+        assert bench.asker.deltas["a"] == []
+        bench.answering.on_frame(frames.Tokens(bench.number("a"), [9], "late"))
+        assert [(delta.seq, delta.text, delta.n) for delta in bench.asker.deltas["a"]] == [(1, "late", 10)]
+
+    play(scene)
+
+
+def test_the_settings_of_a_request_reach_the_engine() -> None:
+    """What it says goes to the engine; what it leaves out is the node's default."""
+
+    async def scene() -> None:
+        bench = Bench()
+        job = bench.asker.job("a", time.monotonic(), ttl_s=10)
+        job.request = msgspec.structs.replace(job.request, temperature=0, top_k=0, max_tokens=7, stop="x", seed=5)
+        bench.answering.submit(job)
+        bench.ask("b")
+        said, default = bench.engine.runs
+        assert (said.sampling.temperature, said.sampling.top_k, said.sampling.seed) == (0, 0, 5)
+        assert (said.max_tokens, said.stops) == (7, ["x"])
+        assert 9000 < said.deadline_ms <= 10_000
+        assert (default.sampling.temperature, default.sampling.top_p) == (Sampling().temperature, Sampling().top_p)
+        assert (default.max_tokens, default.stops, default.output_schema) == (Sampling().max_tokens, [], None)
+
+    play(scene)
+
+
+def test_who_is_accepted_hears_how_many_are_before_it() -> None:
+    """A running request has none before it; a waiting one those that go first."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        jobs = [bench.asker.job(name, time.monotonic(), priority=p) for name, p in (("a", 4), ("b", 4), ("c", 9))]
+        for job in jobs:
+            bench.answering.submit(job)
+        assert [bench.answering.accepted(job).queue for job in jobs] == [0, 1, 0]
+
+    play(scene)
+
+
+def test_times_and_status_counts_are_kept() -> None:
+    """A final says when it waited and began; the numbers of ended requests are counted by status."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        bench.ask("a")
+        bench.ask("b", ttl_s=0)
+        await turn()
+        bench.answering.on_frame(frames.Tokens(bench.number("a"), [1], "x"))
+        bench.answering.on_frame(done(bench.number("a"), text="x"))
+        await turn()
+        timings = bench.asker.finals["a"][0].timings
+        assert isinstance(timings, Timings)
+        assert timings.first_token_ms is not None
+        assert 0 <= timings.queued_ms <= timings.first_token_ms <= timings.total_ms
+        waited = bench.asker.finals["b"][0].timings
+        assert isinstance(waited, Timings)
+        assert waited.first_token_ms is None
+        assert bench.answering.num_ended == {200: 1, 408: 1}
 
     play(scene)

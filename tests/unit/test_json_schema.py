@@ -156,10 +156,60 @@ def test_references_that_multiply_are_refused(keyword: str) -> None:
         }
         return _object(x={"$ref": "#/$defs/a0"}) | {"$defs": defs | {f"a{levels}": {"type": "object"}}}
 
-    check_schema(chain(8))
+    check_schema(chain(4))
     for levels in (18, 40, 150):
-        with pytest.raises(ValueError, match="multiply"):
+        with pytest.raises(ValueError, match=r"multiply|begin alike"):
             check_schema(chain(levels))
+
+
+ARRAYS_OF_THEMSELVES = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/a"}, "maxItems": n} for n in range(5)]}
+ANY_JSON = {
+    "anyOf": [
+        {"type": "array", "items": {"$ref": "#/$defs/any"}},
+        {"type": "object", "additionalProperties": {"$ref": "#/$defs/any"}},
+        {"type": ["string", "number", "boolean", "null"]},
+    ]
+}
+
+
+def _tools(count: int) -> dict[str, Any]:
+    return {"anyOf": [_object(tool={"const": n}, arguments={"type": "object"}) for n in range(count)]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"any": ANY_JSON}, "$ref": "#/$defs/any"},
+        {
+            "$defs": {"tree": _object(left={"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]})},
+            "$ref": "#/$defs/tree",
+        },
+        _tools(limits.MAX_SCHEMA_ALIKE),
+        {"type": "array", "items": _tools(5)},
+        {"enum": list(range(2000))},
+    ],
+    ids=range(5),
+)
+def test_alternatives_that_are_told_apart_pass(schema: dict[str, Any]) -> None:
+    """Recursion, unions of types and some kinds of objects: a text soon says which alternative it is."""
+    check_schema(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"a": ARRAYS_OF_THEMSELVES}, "type": "array", "items": {"$ref": "#/$defs/a"}},
+        {"$defs": {"a": ARRAYS_OF_THEMSELVES}, "properties": {"$defs.": {"items": {"$ref": "#/$defs/a"}}}},
+        _tools(limits.MAX_SCHEMA_ALIKE + 1),
+        {"anyOf": [{"type": "array", "items": {"oneOf": [{"type": "array", "items": _tools(4)}] * 3}}] * 3},
+        {"type": "object", "additionalProperties": {"anyOf": [_tools(20), _tools(20)]}},
+    ],
+    ids=range(5),
+)
+def test_alternatives_that_begin_alike_are_limited_through_all_levels(schema: dict[str, Any]) -> None:
+    """Arrays in arrays of themselves in five ways would be 5^n places where a text may stand after n brackets."""
+    with pytest.raises(ValueError, match="begin alike"):
+        check_schema(schema)
 
 
 def test_a_chain_of_references_ends() -> None:

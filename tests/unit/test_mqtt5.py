@@ -1,82 +1,100 @@
-"""What of a request may stand in MQTT 5 properties, and when it must have ended."""
+"""The MQTT 5 mirror: properties complete a request and never override its body."""
+
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from contract.deadlines import CLOCK_FLOOR_MS, clock_is_set, deadline_ms
 from contract.errors import Refused
 from contract.ids import is_id
-from contract.limits import DEFAULT_TTL_MS, MAX_TTL_MS
+from contract.limits import MAX_TTL_MS
 from contract.mqtt5 import Properties, check_reply_to, complete, for_answer
 from contract.requests import Request
+from contract.status import Status
 
-NOW = CLOCK_FLOOR_MS + 1_000_000
-OWN = "shoal/v1/home/client/c1/inbox"
-
-
-def test_properties_complete_a_request() -> None:
-    """Id, reply topic and expiry are taken from properties when the body has none."""
-    found = complete(Request(prompt="x"), Properties(b"abc", OWN, 7))
-    assert (found.id, found.reply_to, found.ttl_ms, found.exp) == ("abc", OWN, 7000, None)
+MINE = "shoal/v1/home/client/c1/answer"
 
 
-def test_the_body_wins() -> None:
-    """What the body says stays."""
-    asked = Request(prompt="x", id="own", reply_to=OWN, exp=NOW)
-    assert complete(asked, Properties(b"abc", "other", 7)) == asked
+def test_properties_complete_what_the_body_leaves_out() -> None:
+    """Correlation data is the id, the response topic the reply topic, and the expiry the time that is left."""
+    completed = complete(Request(prompt="a"), Properties(b"r1", MINE, 30))
+    assert (completed.id, completed.reply_to, completed.ttl_ms, completed.exp) == ("r1", MINE, 30_000, None)
+    assert completed.prompt == "a"
 
 
-@pytest.mark.parametrize("correlation", [b"\x00\xff", b"A/B", b"x" * 200, "grün".encode()])
-def test_any_correlation_data_is_an_id(correlation: bytes) -> None:
-    """Bytes that are no id give one, the same each time and another for other bytes."""
-    first = complete(Request(prompt="x"), Properties(correlation)).id
-    assert first is not None
-    assert is_id(first)
-    assert complete(Request(prompt="x"), Properties(correlation)).id == first
-    assert complete(Request(prompt="x"), Properties(correlation + b"!")).id != first
+@given(st.binary(max_size=20), st.text(max_size=20), st.integers(0, 2**32 - 1))
+def test_the_body_wins(correlation: bytes, topic: str, expiry_s: int) -> None:
+    """What the body says stays, whatever the properties say."""
+    said = Request(prompt="a", id="mine", reply_to=MINE, ttl_ms=5)
+    assert complete(said, Properties(correlation, topic, expiry_s)) == said
+    absolute = Request(prompt="a", id="mine", reply_to=MINE, exp=1)
+    assert complete(absolute, Properties(correlation, topic, expiry_s)) == absolute
 
 
-@pytest.mark.parametrize(("expiry_s", "ttl_ms"), [(0, 1), (10**9, MAX_TTL_MS)])
-def test_expiry_is_kept_within_what_is_accepted(expiry_s: int, ttl_ms: int) -> None:
-    """An expiry of any size is a deadline."""
-    assert complete(Request(prompt="x"), Properties(expiry_s=expiry_s)).ttl_ms == ttl_ms
+def test_without_properties_nothing_changes() -> None:
+    """A request over MQTT 3.1.1 stays as it is; empty properties say nothing."""
+    asked = Request(prompt="a")
+    assert complete(asked, Properties()) == asked
+    assert complete(asked, Properties(b"", "", None)) == asked
+
+
+@given(st.binary(min_size=1, max_size=40))
+def test_any_correlation_data_gives_a_valid_id(correlation: bytes) -> None:
+    """Bytes that are no id still make a request that can be answered and retried."""
+    completed = complete(Request(prompt="a"), Properties(correlation))
+    assert completed.id is not None
+    assert is_id(completed.id)
+    assert complete(Request(prompt="a"), Properties(correlation)) == completed
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_expiry_is_a_time_that_a_request_may_ask_for(expiry_s: int) -> None:
+    """An expiry of zero or of a week, which are matters of the broker, do not make a request invalid."""
+    ttl_ms = complete(Request(prompt="a"), Properties(expiry_s=expiry_s)).ttl_ms
+    assert ttl_ms is not None
+    assert 1 <= ttl_ms <= MAX_TTL_MS
+    assert ttl_ms == expiry_s * 1000 or not 1 <= expiry_s * 1000 <= MAX_TTL_MS
+
+
+def test_an_answer_carries_both_the_id_and_the_senders_correlation_data() -> None:
+    """The sender's correlation data comes back byte for byte; without it the id stands there."""
+    assert for_answer("r1").correlation == b"r1"
+    assert for_answer("r1", correlation=b"\xff\0").correlation == b"\xff\0"
+    assert for_answer("r1", status=200, seq=3).user == (("shoal-v", "1"), ("shoal-status", "200"), ("shoal-seq", "3"))
+    assert for_answer("r1", seq=0).user == (("shoal-v", "1"), ("shoal-seq", "0"))
+
+
+@pytest.mark.parametrize("topic", [None, MINE, "shoal/v1/home/client/c1/deep/er"])
+def test_a_reply_topic_of_the_senders_own_is_accepted(topic: str | None) -> None:
+    """None, or below the client's own topics."""
+    check_reply_to(Request(prompt="a", reply_to=topic), "home", "c1")
 
 
 @pytest.mark.parametrize(
-    "topic",
-    [
-        "shoal/v1/home/client/c2/inbox", "shoal/v1/home/client/c1", "shoal/v1/home/client/c1/",
-        "shoal/v1/home/client/c1/+",
-        "shoal/v1/home/client/c1/a/#", "shoal/v1/home/client/c1x/a", "shoal/v1/other/client/c1/a", "$SYS/broker",
-        "shoal/v1/home/client/c1/a//b", "shoal/v1/home/client/c1/a\x00b", "shoal/v1/home/node/n1/desired",
-        "shoal/v1/home/client/c1/" + "x" * 600,
-    ],
-)  # fmt: skip
-def test_answers_go_to_the_sender_alone(topic: str) -> None:
-    """A reply topic that is not strictly below the sender's own is 403."""
-    with pytest.raises(Refused) as refused:
-        check_reply_to(Request(prompt="x", reply_to=topic), "home", "c1")
-    assert refused.value.status == 403
-    check_reply_to(Request(prompt="x", reply_to=OWN), "home", "c1")
+    "topic", ["x", "shoal/v1/home/client/c2/answer", "shoal/v1/home/client/c1/#", MINE + "\n", "a" * 5000]
+)
+def test_a_foreign_reply_topic_is_forbidden(topic: str) -> None:
+    """403, with the topic and what would be accepted; a very long one is cut."""
+    with pytest.raises(Refused) as caught:
+        check_reply_to(Request(prompt="a", id="r1", reply_to=topic), "home", "c1")
+    no = caught.value
+    assert (no.status, no.code, no.request_id) == (Status.FORBIDDEN, "reply_to", "r1")
+    assert repr(topic)[:20] in no.message
+    assert "below shoal/v1/home/client/c1/" in no.message
+    assert len(no.message) < 500
 
 
-def test_answers_carry_the_mirror() -> None:
-    """Correlation is the sender's own bytes, else the id; status and seq are text."""
-    found = for_answer("r1", status=200, seq=3)
-    assert found.correlation == b"r1"
-    assert dict(found.user) == {"shoal-v": "1", "shoal-status": "200", "shoal-seq": "3"}
-    assert for_answer("r1", correlation=b"\x01").correlation == b"\x01"
+@given(st.text(max_size=30))
+def test_a_response_topic_is_judged_like_the_bodys(topic: str) -> None:
+    """A property cannot lead an answer to where the body could not."""
 
+    def outcome(**given_as: Any) -> Status | None:
+        properties = Properties(response_topic=given_as.get("response_topic"))
+        try:
+            check_reply_to(complete(Request(prompt="a", reply_to=given_as.get("reply_to")), properties), "home", "c1")
+        except Refused as no:
+            return no.status
+        return None
 
-def test_the_earlier_deadline_holds() -> None:
-    """With both given, whichever comes first; with none, the default."""
-    assert deadline_ms(NOW, exp=NOW + 500, ttl_ms=900) == NOW + 500
-    assert deadline_ms(NOW, exp=NOW + 900, ttl_ms=500) == NOW + 500
-    assert deadline_ms(NOW, exp=NOW - 5, ttl_ms=None) == NOW - 5
-    assert deadline_ms(NOW, exp=None, ttl_ms=None) == NOW + DEFAULT_TTL_MS
-
-
-def test_a_clock_that_is_not_set_knows_only_durations() -> None:
-    """In 1970 an absolute deadline means nothing."""
-    assert not clock_is_set(1000)
-    assert deadline_ms(1000, exp=NOW, ttl_ms=None) == 1000 + DEFAULT_TTL_MS
-    assert deadline_ms(1000, exp=NOW, ttl_ms=20) == 1020
+    assert outcome(response_topic=topic) == outcome(reply_to=topic or None)

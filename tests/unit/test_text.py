@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.engine.text import TextStream
@@ -20,19 +20,49 @@ def pieces(raw: bytes, cuts: list[int], stops: list[str]) -> tuple[list[str], Te
     return [*out, stream.finish()], stream
 
 
+def expected(text: str, stops: list[str]) -> tuple[str, bool]:
+    """The reference: the text up to the stop string that is complete first, the longest when several end there."""
+    for end in range(len(text) + 1):
+        starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
+        if starts:
+            return text[: min(starts)], True
+    return text, False
+
+
 @given(text=SMALL, cuts=st.lists(st.integers(0, 200), max_size=12), stops=STOPS)
+@example(text="abcd", cuts=[], stops=["abcd", "c"])
+@example(text="abcd", cuts=[1, 2, 3], stops=["abcd", "c"])
+@example(text="aab", cuts=[1, 2], stops=["ab", "aab"])
+@example(text="aaaa", cuts=[2], stops=["aaa"])
 def test_the_text_ends_before_the_first_stop_string(text: str, cuts: list[int], stops: list[str]) -> None:
     """However the bytes are cut, the pieces join to the text up to where a stop string is first complete."""
     out, stream = pieces(text.encode(), cuts, stops)
-    joined = "".join(out)
-    assert text.startswith(joined)
-    assert not any(stop in joined for stop in stops)
-    if not any(stop in text for stop in stops):
-        assert joined == text
-        assert not stream.stopped
-    else:
-        assert stream.stopped
-        assert any(text[len(joined) :].startswith(stop) for stop in stops)
+    assert ("".join(out), stream.stopped) == expected(text, stops)
+    assert not any(stop in "".join(out) for stop in stops)
+
+
+@given(raw=st.binary(max_size=30), cuts=st.lists(st.integers(0, 200), max_size=12), stops=STOPS | st.just(["\ufffd"]))
+def test_any_bytes_end_before_the_first_stop_string(raw: bytes, cuts: list[int], stops: list[str]) -> None:
+    """Bytes that are no UTF-8 change nothing about it."""
+    out, stream = pieces(raw, cuts, stops)
+    assert ("".join(out), stream.stopped) == expected(raw.decode(errors="replace"), stops)
+
+
+@given(text=SMALL, cuts=st.lists(st.integers(0, 200), max_size=12), stops=STOPS)
+def test_nothing_is_sent_that_has_to_be_taken_back(text: str, cuts: list[int], stops: list[str]) -> None:
+    """At no time has a part of the stop string been sent that the text then ends with, and no piece comes after it."""
+    stream = TextStream(stops)
+    raw = text.encode()
+    edges = [0, *sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]
+    sent, whole = "", expected(text, stops)[0]
+    for a, b in pairwise(edges):
+        was_stopped = stream.stopped
+        piece = stream.push(raw[a:b])
+        assert not (was_stopped and piece)
+        sent += piece
+        assert whole.startswith(sent)
+    assert stream.finish() == whole.removeprefix(sent)
+    assert stream.push(b"more") == "" or not stream.stopped
 
 
 @given(text=SMALL, cuts=st.lists(st.integers(0, 200), max_size=12), stops=STOPS)
