@@ -106,6 +106,11 @@ class Node:
             self.script(self, payload)
 
 
+def _heed_interrupts() -> None:
+    """Ctrl-C works in a child also when these tests run in the background, where shells make it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass(frozen=True)
 class Fleet:
     """The command, set to one broker and to a fleet of this test's own."""
@@ -123,6 +128,7 @@ class Fleet:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509  # it only sets a signal's action
         )
         assert process.stdin is not None
         if stdin is not None:
