@@ -1,99 +1,85 @@
-"""The engine process: `python -m agent.engine FD`, where FD is a connected Unix socket to the daemon.
+"""The engine process: `python -m agent.engine FD FILES`, two connected Unix sockets to the daemon.
 
-It loads the model, decodes a few tokens (the canary: when some flag makes llama.cpp crash here, it crashes now), says
-`Ready` and serves until the daemon closes the socket.
+Frames go through the first, descriptors of adapters come through the second.
+
+It checks the model's file, loads it, decodes a few tokens (the canary: when some flag makes llama.cpp crash here, it
+crashes now), says `Ready` and serves until the daemon closes the socket.
 """
 
 import contextlib
-import ctypes
 import importlib
 import os
-import resource
-import signal
 import socket
-import statistics
 import sys
 import threading
 import time
+from functools import partial
+from pathlib import Path
 
 from agent.engine import frames
+from agent.engine.adapters import Adapters
+from agent.engine.death import EXIT_FAILED
+from agent.engine.embedder import Embedder
 from agent.engine.inbox import Inbox
-from agent.engine.llama import Context, LoadError, Model
+from agent.engine.isolation import isolate, limit_address_space
+from agent.engine.llama import Abort, Context, LoadError, Model
 from agent.engine.worker import Worker
-
-PR_SET_PDEATHSIG = 1
-# A step's prompt tokens. Small steps keep other streams fluent and let an abort, which takes effect between the
-# nodes of a step's graph, come through fast; larger ones gain little speed on a processor.
-BATCH_TOKENS = 128
-CANARY_PROMPT_TOKENS = 16
-CANARY_DECODE_TOKENS = 5
+from agent.errors import ModelError
+from agent.weights.base_model import read_base
+from agent.weights.head import read_head
 
 
 def main() -> None:
     """Runs the engine on the socket whose descriptor is the first argument."""
-    _tie_to_parent()
+    network_isolated = isolate()
+    # A thread that fails would leave a process behind that hears nothing; its message may quote a prompt.
+    threading.excepthook = lambda _: os._exit(EXIT_FAILED)
     connection = socket.socket(fileno=int(sys.argv[1]))
     send_lock = threading.Lock()
-    inbox = Inbox(connection, send_lock)
+    inbox = Inbox(connection, socket.socket(fileno=int(sys.argv[2])), send_lock)
     load = inbox.first()
+    limit_address_space(load.address_space_bytes)
     started = time.monotonic()
+    abort = Abort()
     try:
+        # Some files that are damaged or odd would end this process in llama.cpp, without a word on why.
+        base = read_head(Path(load.file), lambda head, size: read_base(head, label="it", file_bytes=size))
+        adapters = Adapters(base)
         model = Model(load.file, use_extra_bufts=load.flags["use_extra_bufts"], use_mmap=load.flags["use_mmap"])
-        context = Context(
-            model,
-            context_tokens=min(load.context_tokens, model.trained_context_tokens),
-            parallel=load.parallel,
-            batch_tokens=BATCH_TOKENS,
-            threads=load.threads if load.flags["many_threads"] else 1,
+        loop = (
+            Embedder(load, model, abort, inbox, connection, send_lock)
+            if base.kind == "encoder"
+            else Worker(load, model, partial(_make_context, load, abort), abort, adapters, inbox, connection, send_lock)
         )
-    except LoadError as error:
+    except (LoadError, ModelError, OSError) as error:
         connection.sendall(frames.encode(frames.Broken(str(error))))
         return
     loaded = time.monotonic()
-    prefill_tok_s, decode_tok_s = _canary(context)
-    inbox.start(context)
-    worker = Worker(model, context, inbox, connection, send_lock)
+    inbox.start(abort, adapters)
     ready = frames.Ready(
-        architecture=model.metadata("general.architecture") or "unknown",
-        context_tokens=context.context_tokens,
+        architecture=base.architecture,
+        context_tokens=loop.context_tokens,
         load_ms=(loaded - started) * 1000,
-        prefill_tok_s=prefill_tok_s,
-        decode_tok_s=decode_tok_s,
+        prefill_tok_s=loop.speed.prefill_tok_s,
+        decode_tok_s=loop.speed.decode_tok_s,
+        network_isolated=network_isolated,
     )
     with send_lock:
         connection.sendall(frames.encode(ready))
     importlib.import_module("jsonschema")  # 0.1 s: not before Ready, and not in the middle of the first answer
-    worker.run()
+    loop.run()
 
 
-def _canary(context: Context) -> tuple[float, float]:
-    """Decodes a prompt and a few single tokens; returns tokens a second of both."""
-    count = min(CANARY_PROMPT_TOKENS, context.context_tokens // 2)
-    times = []
-    for rows in [
-        [(i % 64, i, 0, i == count - 1) for i in range(count)],
-        *([(i % 64, i, 0, True)] for i in range(count, count + CANARY_DECODE_TOKENS)),
-    ]:
-        started = time.monotonic()
-        context.decode(rows)
-        times.append(time.monotonic() - started)
-    context.truncate(0, 0)
-    # The median: the first steps also bring the weights into memory.
-    return count / times[0], 1 / statistics.median(times[1:])
-
-
-def _tie_to_parent() -> None:
-    """The engine dies with its daemon, leaves no core file (it would hold prompts) and leaves signals to the daemon.
-
-    Ctrl-C and many service managers signal every process of a group; what runs may still end while the daemon drains.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if os.getppid() == 1:  # the daemon died before the line above could tie us to it
-        sys.exit(0)
+def _make_context(load: frames.Load, abort: Abort, model: Model, parallel: int) -> Context:
+    """A context of a model, the plain one or its form with adapter slots, for so many sequences."""
+    return Context(
+        model,
+        abort,
+        context_tokens=min(load.context_tokens, model.trained_context_tokens),
+        parallel=parallel,
+        batch_tokens=frames.BATCH_TOKENS,
+        threads=load.threads if load.flags["many_threads"] else 1,
+    )
 
 
 if __name__ == "__main__":
@@ -106,4 +92,4 @@ if __name__ == "__main__":
         with contextlib.suppress(OSError):
             where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
             sys.stderr.write(f"engine failed: {type(error).__name__} at {where}\n")
-        os._exit(70)
+        os._exit(EXIT_FAILED)

@@ -5,17 +5,28 @@ from typing import Any, Literal
 import msgspec
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
+# A step's prompt tokens. Small steps keep other streams fluent and let an abort, which takes effect between the
+# nodes of a step's graph, come through fast; larger ones gain little speed on a processor.
+BATCH_TOKENS = 128
 _LENGTH_BYTES = 4
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """Daemon to engine, first frame: what to load and how."""
+    """Daemon to engine, first frame: what to load and how.
+
+    `cache_dir` is where the weights in the form that adapter slots need are kept, under the model's digest;
+    `address_space_bytes` is a limit, 0 for none.
+    """
 
     file: str
+    sha256: str = ""
     context_tokens: int
     parallel: int
     threads: int
     flags: dict[str, bool]
+    prefix_cache_bytes: int = 0
+    cache_dir: str = ""
+    address_space_bytes: int = 0
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,12 +35,45 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     top_p: float
     top_k: int
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     logit_bias: dict[int, float] = {}
 
 
+Activation = Literal["prompt", "user"]
+
+
+class Adapter(msgspec.Struct, frozen=True, tag="adapter"):
+    """Daemon to engine: a LoRA that jobs may name from now on.
+
+    Its file descriptor comes through the second socket, one for each of these frames, in their order.
+    """
+
+    sha256: str
+
+
+class MakeSlots(msgspec.Struct, frozen=True, tag="make_slots"):
+    """Daemon to engine: load what lets so many adapters decode in one batch; `Slots` answers."""
+
+    num_slots: int
+
+
+class Forget(msgspec.Struct, frozen=True, tag="forget"):
+    """Daemon to engine: no further job names this adapter, until it is sent again."""
+
+    sha256: str
+
+
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    """Daemon to engine: answer this. `resume` are tokens an engine that died had already sent for it."""
+    """Daemon to engine: answer this. `resume` are tokens an engine that died had already sent for it.
+
+    `activation` is from where the adapter acts: the whole prompt, or the last user turn; what stands before that is
+    computed by the base alone and shared by all adapters. None: what the adapter's file says.
+    Of more than `Load.parallel` jobs (at most twice as many) those of the highest `priority` run, the others pause.
+    """
 
     job: int
     turns: list[tuple[str, str]]
@@ -38,7 +82,20 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     stops: list[str] = []
     output_schema: dict[str, Any] | None = None
     deadline_ms: float
+    priority: int = 4
+    adapter: str | None = None
+    activation: Activation | None = None
     resume: list[int] = []
+
+
+class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
+    """Daemon to engine: turn each text into a vector. With `truncate` long ones are cut, else the job is refused."""
+
+    job: int
+    texts: list[str]
+    truncate: bool = False
+    deadline_ms: float
+    priority: int = 4
 
 
 StopReason = Literal["cancelled", "deadline"]
@@ -63,6 +120,14 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     load_ms: float
     prefill_tok_s: float
     decode_tok_s: float
+    network_isolated: bool = False
+
+
+class Slots(msgspec.Struct, frozen=True, kw_only=True, tag="slots"):
+    """Engine to daemon: different adapters now decode in one batch, or `problem` says why they take turns."""
+
+    num_slots: int
+    problem: str = ""
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
@@ -87,6 +152,14 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     fits: bool | None
 
 
+class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
+    """Engine to daemon: a job's vectors, of length 1, each as 32-bit floats of this machine."""
+
+    job: int
+    vectors: list[bytes]
+    prompt_tokens: int
+
+
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag="rejected"):
     """Engine to daemon: a job cannot be run, with the answer for its sender."""
 
@@ -108,8 +181,9 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
     message: str
 
 
-ToEngine = Load | Generate | Cancel | Ping
-FromEngine = Ready | Tokens | Done | Rejected | Pong | Broken
+ToEngine = Load | Adapter | MakeSlots | Forget | Generate | Embed | Cancel | Ping
+OfJob = Tokens | Done | Embedded | Rejected
+FromEngine = Ready | Slots | OfJob | Pong | Broken
 
 _encoder = msgspec.msgpack.Encoder()
 

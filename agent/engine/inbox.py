@@ -9,26 +9,40 @@ import socket
 import threading
 import time
 from collections import deque
+from typing import Protocol
 
 from agent.engine import frames
-from agent.engine.llama import Context
-from agent.engine.sequence import Sequence
+from agent.engine.adapters import Adapters
+from agent.engine.llama import Abort
+
+Work = frames.Generate | frames.Embed | frames.MakeSlots
+
+
+class Watched(Protocol):
+    """A job that runs; `deadline` is in monotonic seconds."""
+
+    job: int
+    deadline: float
+    stop_reason: str | None
 
 
 class Inbox:
     """New jobs for the main thread; cancels, deadlines and pings are handled here at once."""
 
-    def __init__(self, connection: socket.socket, send_lock: threading.Lock) -> None:
+    def __init__(self, connection: socket.socket, files: socket.socket, send_lock: threading.Lock) -> None:
+        """`files` is the socket through which the descriptors of adapters come."""
         self._connection = connection
+        self._files = files
         self._send_lock = send_lock
         self._decoder = frames.Decoder(frames.ToEngine)
-        self._jobs: deque[tuple[frames.Generate, float]] = deque()
+        self._jobs: deque[tuple[Work, float]] = deque()
         self._cancelled: dict[int, frames.StopReason] = {}
         self._new_jobs = threading.Event()
         self._look_again = os.eventfd(0, os.EFD_NONBLOCK)  # wakes the thread when there is a new deadline to watch
-        self._running: dict[int, Sequence] = {}
+        self._running: dict[int, Watched] = {}
         self._lock = threading.Lock()
-        self._context: Context | None = None
+        self._abort: Abort | None = None
+        self._adapters: Adapters | None = None
         self.step_started: float | None = None
 
     def first(self) -> frames.Load:
@@ -38,13 +52,14 @@ class Inbox:
                 if isinstance(frame, frames.Load):
                     return frame
 
-    def start(self, context: Context) -> None:
-        """Begins to listen."""
-        self._context = context
+    def start(self, abort: Abort, adapters: Adapters) -> None:
+        """Begins to listen; adapters that come are checked and put into `adapters`."""
+        self._abort = abort
+        self._adapters = adapters
         threading.Thread(target=self._listen, name="inbox", daemon=True).start()
 
-    def take(self, *, block: bool) -> list[tuple[frames.Generate, float]]:
-        """New jobs, each with its arrival (monotonic seconds). With `block`, waits for at least one."""
+    def take(self, *, block: bool) -> list[tuple[Work, float]]:
+        """New work, each with its arrival (monotonic seconds). With `block`, waits for at least one."""
         while block and not self._jobs:
             self._new_jobs.wait()
             self._new_jobs.clear()
@@ -53,7 +68,7 @@ class Inbox:
             jobs.append(self._jobs.popleft())
         return jobs
 
-    def watch(self, sequence: Sequence) -> None:
+    def watch(self, sequence: Watched) -> None:
         """From now on a cancel or the deadline sets the sequence's `stop_reason`."""
         with self._lock:
             self._running[sequence.job] = sequence
@@ -82,7 +97,7 @@ class Inbox:
 
     def _handle(self, frame: frames.ToEngine) -> None:
         match frame:
-            case frames.Generate():
+            case frames.Generate() | frames.Embed() | frames.MakeSlots():
                 self._jobs.append((frame, time.monotonic()))
                 self._new_jobs.set()
             case frames.Cancel(job, reason):
@@ -95,6 +110,14 @@ class Inbox:
                 step_ms = 0.0 if started is None else (time.monotonic() - started) * 1000
                 with self._send_lock:
                     self._connection.sendall(frames.encode(frames.Pong(step_ms=step_ms)))
+            case frames.Adapter(sha256):
+                # Checked in this thread, so that the others' steps go on meanwhile.
+                _, descriptors, _, _ = socket.recv_fds(self._files, 1, 1)
+                if self._adapters and descriptors:
+                    self._adapters.add(sha256, descriptors[0])
+            case frames.Forget(sha256):
+                if self._adapters:
+                    self._adapters.forget(sha256)
             case frames.Load():
                 pass  # an engine loads one model in its life
 
@@ -105,11 +128,11 @@ class Inbox:
                 if sequence.deadline <= now and not sequence.stop_reason:
                     self._stop(sequence, "deadline")
 
-    def _stop(self, sequence: Sequence, reason: frames.StopReason) -> None:
+    def _stop(self, sequence: Watched, reason: frames.StopReason) -> None:
         # The reason first: the main thread clears the abort before it looks for reasons.
         sequence.stop_reason = sequence.stop_reason or reason
-        if self._context:
-            self._context.abort()
+        if self._abort:
+            self._abort.set()
 
     def _receive(self) -> bytes:
         try:

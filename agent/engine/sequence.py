@@ -1,14 +1,14 @@
 """One generation: its prompt, where it stands, and what it has said."""
 
-import math
 import time
 from enum import Enum, auto
 
-import numpy as np
-
+from agent.engine.confidence import Confidence
 from agent.engine.frames import Generate
 from agent.engine.grammar import Grammar, fits
+from agent.engine.kv_state import SavedState
 from agent.engine.llama import Logits, Model
+from agent.engine.prefix import Computed, Marks, marks_of, useful_cuts
 from agent.engine.sampling import Sampler
 from agent.engine.template import Prompt
 from agent.engine.text import TextStream
@@ -23,18 +23,26 @@ class Stage(Enum):
 
 
 class Sequence:
-    """A running generation in one slot of the context.
+    """A running generation.
 
-    `tokens` is the prompt plus what was generated; `position` says how many of them are in the context's memory.
+    `tokens` is the prompt plus what was generated; `position` says how many of them are in the memory of `stream`, its
+    place in a context, or in `saved` while it is parked (then `stream` is None). The adapter acts from `activation` on.
     All of it belongs to the engine's thread, but for `stop_reason`, which any thread may set.
     """
 
-    def __init__(self, model: Model, job: Generate, prompt: Prompt, room: int, arrived: float) -> None:
+    def __init__(self, model: Model, job: Generate, prompt: Prompt, room: int, arrived: float, activation: int) -> None:
         self._model = model
         self.job = job.job
-        self.slot = -1
+        self.priority = job.priority
+        self.adapter = job.adapter
+        self.activation = activation
+        self.stream: int | None = None
+        self.saved: SavedState | None = None
+        self.adapter_number = 0
+        self.slot = 0
+        self.leader: tuple[Sequence, int] | None = None
         self.tokens = prompt.tokens + job.resume
-        self.cuts = prompt.cuts
+        self.cuts = useful_cuts(prompt.cuts, activation if job.adapter else None)
         self.num_prompt_tokens = len(prompt.tokens)
         self.num_generated = 0
         self.num_cached_tokens = 0
@@ -48,7 +56,7 @@ class Sequence:
         self._schema = job.output_schema
         self._max_tokens = min(job.max_tokens, room - len(prompt.tokens))
         self._stream = TextStream(job.stops)
-        self._margins: list[float] = []
+        self._confidence = Confidence(model.scratch)
         self._grammar = Grammar(model, job.output_schema) if job.output_schema is not None else None
         self._sampler = Sampler(model, job.sampling)
         for token in job.resume:
@@ -73,27 +81,34 @@ class Sequence:
 
     @property
     def confidence(self) -> float | None:
-        """0 to 1: how clearly the best token led the second, averaged over the tokens, so length does not count.
+        """0 to 1; None when no token was chosen."""
+        return self._confidence.value
 
-        For two logits a distance m apart, tanh(m / 2) is the difference of their probabilities when only the two are
-        compared.
-        """
-        return sum(self._margins) / len(self._margins) if self._margins else None
+    @property
+    def marks(self) -> Marks:
+        """All of `tokens` as the prefix cache compares them."""
+        return marks_of(self.tokens, self.adapter_number, self.activation)
 
-    def begin(self, slot: int, num_cached_tokens: int) -> None:
-        """Takes a slot whose memory holds the first tokens already."""
-        self.slot = slot
+    @property
+    def computed(self) -> Computed:
+        """What its memory holds."""
+        return Computed(self.marks[: self.position], self.num_prompt_tokens, self.slot)
+
+    def begin(self, stream: int, num_cached_tokens: int) -> None:
+        """Takes a place whose memory holds the first tokens already."""
+        self.stream = stream
         self.position = self.num_cached_tokens = num_cached_tokens
 
     def choose(self, logits: Logits) -> tuple[int, str]:
         """Takes the next token from `logits`; returns it and the text that became certain."""
-        self._note_margin(logits)
+        self._sampler.bias(logits)
         token = self._sampler.choose(logits)
         if self._grammar and not self._grammar.allows(token):
             token = self._sampler.choose(logits, self._grammar.sampler)
             if not self._grammar.allows(token):
                 self.finish_reason = "error"  # nothing in the vocabulary fits: the check of the whole text says so
                 return token, ""
+        self._confidence.note(logits, token)
         if self.first_token_ms is None:
             self.first_token_ms = (time.monotonic() - self._arrived) * 1000
         self.tokens.append(token)
@@ -131,11 +146,3 @@ class Sequence:
         text = self._stream.finish()
         self.text += text
         return text
-
-    def _note_margin(self, logits: Logits) -> None:
-        best = int(np.argmax(logits))
-        top = float(logits[best])
-        logits[best] = -np.inf
-        second = float(logits.max())
-        logits[best] = top
-        self._margins.append(math.tanh((top - second) / 2) if math.isfinite(top - second) else 0.0)

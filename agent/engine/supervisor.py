@@ -4,7 +4,7 @@
     STARTING ──crash──► STARTING on the next rung of the ladder; behind the last one BROKEN
     STARTING ──Broken──► BROKEN, which is the end: whether and when to try again is the caller's business
 
-What ran when the child died is reported through `on_lost`; whether to run it again is the caller's business.
+That the child died, and how, is reported through `on_lost`; whether to run again what ran is the caller's business.
 """
 
 import asyncio
@@ -23,6 +23,8 @@ import msgspec
 import structlog
 
 from agent.engine import frames, ladder
+from agent.engine.death import CRASH_CODES, Death, death_of
+from agent.engine.isolation import environment
 from agent.errors import EngineError
 
 log = structlog.get_logger()
@@ -32,8 +34,6 @@ CRASH_WINDOW_S = 60.0
 FREE_CRASHES = 3  # in a window; further ones wait, so that a broken machine is not kept busy with loading
 MAX_PAUSE_S = 60.0
 MAX_FAILED_STARTS = 3  # deaths of other causes (killed, no memory) before the flags are blamed all the same
-# How a process ends that ran machine code its processor or system does not take.
-CRASH_CODES = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
 
 _PLACE = re.compile(rb".*(GGML_ASSERT\(|engine failed: )")
 
@@ -51,11 +51,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to run, and how patient to be."""
 
     file: str
+    sha256: str = ""
     context_tokens: int
     parallel: int
     threads: int
+    prefix_cache_bytes: int = 0
+    cache_dir: str = ""
     start_timeout_s: float
     stall_s: float
+    address_space_bytes: int = 0
 
 
 class ModelBroken(EngineError):
@@ -74,9 +78,9 @@ class Supervisor:
         plan: Plan,
         *,
         first_rung: int,
-        on_frame: Callable[[frames.Tokens | frames.Done | frames.Rejected], None],
+        on_frame: Callable[[frames.OfJob], None],
         on_state: Callable[[State], None],
-        on_lost: Callable[[], None],
+        on_lost: Callable[[Death], None],
         on_rung: Callable[[ladder.Rung], None],
     ) -> None:
         self._plan = plan
@@ -88,11 +92,15 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._files: socket.socket | None = None
         self._num_failed_starts = 0
         self._crashes: deque[float] = deque(maxlen=16)
+        self._death = Death.ENDED  # of the process before
         self._changed = asyncio.Event()
         self.state = State.STOPPED
         self.ready: frames.Ready | None = None
+        self.slots: frames.Slots | None = None
+        self.slots_pending = False  # asked for, and neither there nor refused; still set when the engine died of it
         self.problem = ""
         self.num_restarts = 0
 
@@ -136,8 +144,20 @@ class Supervisor:
 
     def send(self, frame: frames.ToEngine) -> None:
         """Sends a frame; one to an engine that just died is dropped, `on_lost` follows."""
+        if isinstance(frame, frames.MakeSlots):
+            self.slots_pending = True
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(frames.encode(frame))
+
+    def send_adapter(self, sha256: str, fd: int) -> None:
+        """Gives the engine an adapter's file; the caller closes its own descriptor.
+
+        Raises:
+            OSError: the engine does not take it.
+        """
+        if self._files is not None:
+            socket.send_fds(self._files, [b"A"], [fd], socket.MSG_DONTWAIT)
+            self.send(frames.Adapter(sha256))
 
     async def _run(self) -> None:
         while True:
@@ -151,7 +171,7 @@ class Supervisor:
             if was_ready:
                 self._num_failed_starts = 0
                 self._set(State.STARTING)  # first: what is run again must wait for the next process
-                self._on_lost()
+                self._on_lost(self._death)
                 await asyncio.sleep(self._pause_s())
             elif not await self._step_down():
                 return
@@ -188,40 +208,54 @@ class Supervisor:
     async def _serve_one(self) -> bool:
         """Runs one process until it ends; returns whether it had become ready."""
         here, there = socket.socketpair()
+        self._files, their_files = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         became_ready = False
+        replaced: Death | None = None
         try:
-            with there:
+            with there, their_files:
+                sockets = [there.fileno(), their_files.fileno()]
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "agent.engine", str(there.fileno()),
-                    pass_fds=[there.fileno()], stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.DEVNULL, env=_environment(),
+                    sys.executable, "-m", "agent.engine", *map(str, sockets), pass_fds=sockets,
+                    stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.DEVNULL, env=environment(os.environ),
                 )  # fmt: skip
             reader, self._writer = await asyncio.open_unix_connection(sock=here)
             errors = asyncio.create_task(_last_words(self._process.stderr))
             self.send(
                 frames.Load(
                     file=self._plan.file,
+                    sha256=self._plan.sha256,
                     context_tokens=self._plan.context_tokens,
                     parallel=self._plan.parallel,
                     threads=self._plan.threads,
                     flags=self.rung.flags,
+                    prefix_cache_bytes=self._plan.prefix_cache_bytes,
+                    cache_dir=self._plan.cache_dir,
+                    address_space_bytes=self._plan.address_space_bytes,
                 )
             )
             try:
-                became_ready = await self._listen(reader)
+                replaced = await self._listen(reader)
+                became_ready = self.ready is not None
             finally:
-                self.ready = None
+                self.ready = self.slots = None
                 await self._end_process()
                 last_words = await errors
+                self._death = replaced or death_of(self._process.returncode)
                 if self.state is not State.STOPPED:
-                    log.error("engine ended", code=self._process.returncode, said=last_words, was_ready=became_ready)
+                    log.error(
+                        "engine ended", code=self._process.returncode, death=self._death.value, said=last_words,
+                        was_ready=became_ready,
+                    )  # fmt: skip
         finally:
             here.close()
+            self._files.close()
+            self._files = None
             self._writer = None
         return became_ready
 
-    async def _listen(self, reader: asyncio.StreamReader) -> bool:
-        """Takes frames until the process ends, breaks protocol or hangs."""
+    async def _listen(self, reader: asyncio.StreamReader) -> Death | None:
+        """Takes frames until the process ends, or must end for what is returned."""
         decoder = frames.Decoder(frames.FromEngine)
         deadline = time.monotonic() + self._plan.start_timeout_s
         pinged: float | None = None  # when the first ping went that nothing has answered
@@ -233,22 +267,22 @@ class Supervisor:
                 now = time.monotonic()
                 if self.ready is None or (pinged is not None and now - pinged > self._plan.stall_s):
                     log.error("engine does not answer and is replaced", ready=self.ready is not None)
-                    return self.ready is not None
+                    return Death.STALL
                 pinged = now if pinged is None else pinged
                 self.send(frames.Ping())
                 continue
             except ConnectionError:
                 data = b""
             if not data:
-                return self.ready is not None
+                return None
             pinged = None
             try:
                 for frame in decoder.feed(data):
                     if not self._take(frame):
-                        return self.ready is not None
+                        return Death.STALL
             except (ValueError, msgspec.MsgspecError):
                 log.error("engine breaks the protocol and is replaced")
-                return self.ready is not None
+                return Death.NONSENSE
 
     def _take(self, frame: frames.FromEngine) -> bool:
         """Handles one frame; False when the engine must be replaced."""
@@ -259,6 +293,9 @@ class Supervisor:
                 self._on_rung(self.rung)
             case frames.Broken(message):
                 raise ModelBroken(f"cannot load the model {self._plan.file}: {message}; give a GGUF text model")
+            case frames.Slots():
+                self.slots, self.slots_pending = frame, False
+                log.info("adapter slots", slots=frame.num_slots, problem=frame.problem or None)
             case frames.Pong(step_ms=step_ms) if step_ms > self._plan.stall_s * 1000:
                 log.error("engine hangs in a step and is replaced", step_s=round(step_ms / 1000))
                 return False
@@ -282,18 +319,6 @@ class Supervisor:
             self._changed.set()
             self._changed = asyncio.Event()
             self._on_state(state)
-
-
-def _environment() -> dict[str, str]:
-    """The child's environment; OpenMP and ggml read theirs when they load."""
-    return {
-        **os.environ,
-        # Threads that wait spin this often before they sleep. Endless spinning, the default, falls to 8 % of the
-        # speed when the device has other work; not spinning at all costs two thirds on an idle one.
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
-        "GGML_NO_BACKTRACE": "1",  # an abort would otherwise try to run a debugger
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 async def _last_words(stream: asyncio.StreamReader | None) -> str:

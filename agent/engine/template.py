@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from agent.engine.llama import Model
+from agent.engine.llama import LoadError, Model
 
 # ChatML: for models that carry no template.
 FALLBACK = (
@@ -24,10 +24,15 @@ MAX_RENDERED_CHARS = 1_000_000
 
 
 class Prompt(NamedTuple):
-    """A prompt's tokens, and how many of them stand before each turn's text: there it may continue another one."""
+    """A prompt's tokens, how many of them stand before each turn, and before the last user turn.
+
+    At the turns (`cuts`, ascending) it may continue another prompt; at the last user turn (`user`) an adapter may begin
+    to act.
+    """
 
     tokens: list[int]
     cuts: list[int]
+    user: int
 
 
 class PromptError(Exception):
@@ -35,14 +40,22 @@ class PromptError(Exception):
 
 
 class ChatTemplate:
-    """A compiled chat template."""
+    """A compiled chat template.
+
+    Raises:
+        LoadError: the model's template is none.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model = model
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
-        self._template = environment.from_string(model.metadata("tokenizer.chat_template") or FALLBACK)
+        self._source = model.metadata("tokenizer.chat_template") or FALLBACK
+        try:
+            self._template = environment.from_string(self._source)
+        except (TemplateError, RecursionError) as error:
+            raise LoadError(f"its chat template cannot be used: {type(error).__name__}") from None
         self._specials = {
             "bos_token": model.piece(model.bos, special=True).decode(errors="replace") if model.bos >= 0 else "",
             "eos_token": model.piece(model.eos, special=True).decode(errors="replace") if model.eos >= 0 else "",
@@ -60,20 +73,33 @@ class ChatTemplate:
         ]
         try:
             rendered = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
-        except (TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as error:
+        except Exception as error:  # noqa: BLE001  # somebody else's code: it may raise anything, also RecursionError and MemoryError
             reason = str(error) if isinstance(error, TemplateError) else type(error).__name__
             raise PromptError(reason[:200]) from None
         if len(rendered) > MAX_RENDERED_CHARS:
             raise PromptError("it renders to too long a text")
         tokens: list[int] = []
         cuts: list[int] = []
+        user = begin = 0
         for number, piece in enumerate(re.split(f"\x02{mark}:(\\d+)\x03", rendered)):
-            is_text = number % 2 == 1
-            text = turns[int(piece)][1] if is_text else piece
-            if is_text and tokens:
-                cuts.append(len(tokens))
-            tokens += self._model.tokenize(text, special=not is_text) if text else []
-        return Prompt(tokens, cuts)
+            if number % 2 == 0:  # the template's own words
+                words = self._model.tokenize(piece, special=True) if piece else []
+                start = len(tokens)
+                tokens += words
+                # A turn begins where these words last show the prompt's first token, such as <|im_start|>.
+                begin = max((start + at for at, token in enumerate(words) if token == tokens[0]), default=len(tokens))
+                continue
+            role, text = turns[int(piece)]
+            if begin:
+                cuts.append(begin)
+            if role == "user":
+                user = begin
+            tokens += self._model.tokenize(text, special=False) if text else []
+        return Prompt(tokens, cuts, user)
+
+    def mentions(self, piece: bytes) -> bool:
+        """Whether the template's source has this text."""
+        return piece in self._source.encode()
 
 
 def _refuse(message: str) -> NoReturn:

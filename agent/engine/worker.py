@@ -1,19 +1,31 @@
-"""The engine's loop: take jobs, plan a step, decode it, choose tokens, send them."""
+"""The engine's loop: take jobs, make a step in each lane, choose tokens, send them."""
 
 import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from agent.engine import frames
-from agent.engine.batch import Share, plan
+from agent.engine.adapters import Adapter, Adapters, PlainAdapters
+from agent.engine.canary import canary
 from agent.engine.grammar import SchemaError
 from agent.engine.inbox import Inbox
-from agent.engine.llama import Context, Model
-from agent.engine.prefix import place
+from agent.engine.lane import Lane
+from agent.engine.llama import Abort, Context, Model
+from agent.engine.prefix import PrefixStore
+from agent.engine.routing import Routing
+from agent.engine.sampling import NoChoice
 from agent.engine.sequence import Sequence
-from agent.engine.template import ChatTemplate, PromptError
+from agent.engine.slot_lane import NoSlots, SlotLane, make_slot_lane
+from agent.engine.switch import TurnSwitch
+from agent.engine.template import ChatTemplate, Prompt, PromptError
+from agent.engine.threads import Threads
+from agent.errors import ModelError
 from contract.status import Status
+
+NO_CHOICE = "cannot answer: what the model computed with this adapter are no numbers; the adapter is damaged"
 
 
 class Rejection(Exception):
@@ -28,39 +40,77 @@ class Worker:
     """Runs the jobs of one loaded model."""
 
     def __init__(
-        self, model: Model, context: Context, inbox: Inbox, connection: socket.socket, send_lock: threading.Lock
+        self,
+        load: frames.Load,
+        model: Model,
+        make_context: Callable[[Model, int], Context],
+        abort: Abort,
+        adapters: Adapters,
+        inbox: Inbox,
+        connection: socket.socket,
+        send_lock: threading.Lock,
     ) -> None:
+        self._load = load
         self._model = model
-        self._context = context
+        self._make_context = make_context
+        self._abort = abort
+        self._adapters = adapters
         self._inbox = inbox
         self._connection = connection
         self._send_lock = send_lock
         self._template = ChatTemplate(model)
-        self._sequences: list[Sequence] = []
-        self._free = list(range(context.parallel))  # the one that was used last comes last
-        self._resident: dict[int, list[int]] = {slot: [] for slot in self._free}  # tokens that free slots still hold
+        self._store = PrefixStore(load.prefix_cache_bytes)
+        self._plain = Lane(
+            partial(make_context, model), load.parallel, TurnSwitch(adapters, PlainAdapters(model)), self._store
+        )
+        self.speed = canary(self._plain.context)
+        self._slots: SlotLane | None = None
+        self._routing = Routing()
+        self._threads = Threads(load.threads if load.flags["many_threads"] else 1)
         self._out: list[bytes] = []
 
     def run(self) -> None:
         """Serves until the process ends."""
         while True:
-            for job, arrived in self._inbox.take(block=not self._sequences):
+            for job, arrived in self._inbox.take(block=not any(lane.all_sequences for lane in self._lanes)):
                 self._inbox.step_started = time.monotonic()
-                self._begin(job, arrived)
+                if isinstance(job, frames.MakeSlots):
+                    threading.Thread(target=self._make_slots, args=(job.num_slots,), name="slots", daemon=True).start()
+                elif isinstance(job, frames.Embed):
+                    self._reject(job.job, Rejection(Status.INVALID, "task", "cannot embed: this model generates text"))
+                else:
+                    self._begin(job, arrived)
             self._inbox.step_started = time.monotonic()
-            self._step()
+            if (threads := self._threads.choose(time.monotonic())) is not None:
+                for lane in self._lanes:
+                    lane.set_threads(threads)
+            self._abort.clear()
+            for lane in self._lanes:
+                self._end_stopped(lane)
+            self._choose_lanes()
+            for lane in self._lanes:
+                self._step(lane)
+                self._flush()
             self._inbox.step_started = None
-            self._flush()
+
+    @property
+    def context_tokens(self) -> int:
+        """How many tokens a prompt and its answer may have."""
+        return int(self._plain.context.context_tokens)
+
+    @property
+    def _lanes(self) -> list[Lane]:
+        return [self._plain, self._slots.lane] if self._slots else [self._plain]
 
     def _begin(self, job: frames.Generate, arrived: float) -> None:
         try:
             sequence = self._admit(job, arrived)
         except Rejection as no:
-            self._inbox.forget(job.job)
-            self._send(frames.Rejected(job=job.job, status=no.status, code=no.code, message=no.message))
+            self._reject(job.job, no)
             return
-        self._place(sequence)
-        self._sequences.append(sequence)
+        slots = self._slots
+        lane = slots.lane if slots and self._routing.in_slots and self._fits_slots(sequence, slots) else self._plain
+        lane.add(sequence)
         self._inbox.watch(sequence)
         if sequence.finish_reason:  # the tokens to resume from were already the whole answer
             self._end(sequence)
@@ -73,23 +123,18 @@ class Worker:
                 "logit_bias",
                 f"cannot bias token {unknown}: this model's tokens are 0 to {self._model.num_vocab - 1}",
             )
+        adapter = self._adapter(job.adapter)
+        prompt = self._prompt(job.turns)
+        activation = job.activation or (adapter.activation if adapter else "prompt")
         try:
-            prompt = self._template.prompt(job.turns)
-        except PromptError as error:
-            raise Rejection(
-                Status.INVALID,
-                "messages",
-                f"cannot use these messages: the model's chat template refuses them: {error}",
-            ) from None
-        room, length = self._context.context_tokens, len(prompt.tokens)
-        if length >= room:
-            raise Rejection(
-                Status.TOO_LARGE,
-                "messages",
-                f"cannot take a prompt of {length} tokens: with the answer at most {room} fit this node's context",
+            return Sequence(
+                self._model,
+                job,
+                prompt,
+                self.context_tokens,
+                arrived,
+                prompt.user if activation == "user" else 0,
             )
-        try:
-            return Sequence(self._model, job, prompt, room, arrived)
         except SchemaError as error:
             raise Rejection(
                 Status.INVALID,
@@ -97,40 +142,88 @@ class Worker:
                 f"cannot accept response_format.json_schema.schema: {error}",
             ) from None
 
-    def _place(self, sequence: Sequence) -> None:
-        """Gives a sequence a slot, with as much of its prompt as some slot has computed already."""
-        running = {other.slot: other.tokens[: other.position] for other in self._sequences}
-        chosen = place(sequence.tokens, sequence.cuts, self._resident | running, self._free)
-        if chosen.copy_from is not None:
-            self._context.copy(chosen.copy_from, chosen.slot)
-        self._free.remove(chosen.slot)
-        sequence.begin(chosen.slot, self._context.keep(chosen.slot, chosen.num_cached_tokens))
+    def _adapter(self, sha256: str | None) -> Adapter | None:
+        if sha256 is None:
+            return None
+        try:
+            return self._adapters.find(sha256)
+        except ModelError as error:
+            raise Rejection(Status.INVALID, "adapter", str(error)) from None
 
-    def _step(self) -> None:
-        self._context.clear_abort()
-        for sequence in [s for s in self._sequences if s.stop_reason]:
+    def _prompt(self, turns: list[tuple[str, str]]) -> Prompt:
+        try:
+            prompt = self._template.prompt(turns)
+        except PromptError as error:
+            raise Rejection(
+                Status.INVALID,
+                "messages",
+                f"cannot use these messages: the model's chat template refuses them: {error}",
+            ) from None
+        room, length = self.context_tokens, len(prompt.tokens)
+        if length >= room:
+            raise Rejection(
+                Status.TOO_LARGE,
+                "messages",
+                f"cannot take a prompt of {length} tokens: with the answer at most {room} fit this node's context",
+            )
+        return prompt
+
+    def _choose_lanes(self) -> None:
+        """Moves sequences to the lane where they now run best."""
+        slots = self._slots
+        if slots is None:
+            return
+        in_slots = self._routing.note_step([s.adapter for lane in self._lanes for s in lane.all_sequences])
+        old, new = (self._plain, slots.lane) if in_slots else (slots.lane, self._plain)
+        for sequence in [s for s in old.all_sequences if not in_slots or self._fits_slots(s, slots)]:
+            new.add(old.give_up(sequence))
+
+    def _fits_slots(self, sequence: Sequence, slots: SlotLane) -> bool:
+        try:
+            return slots.fits(sequence, self._adapters.find(sequence.adapter) if sequence.adapter else None)
+        except ModelError:  # the daemon has forgotten the adapter: the sequence ends where it is
+            return False
+
+    def _make_slots(self, num_slots: int) -> None:
+        """In a thread of its own: the lane is used from the moment it is there."""
+        try:
+            slots = make_slot_lane(
+                self._load, num_slots, self._model, self._template, self._adapters, self._store,
+                self._make_context,
+            )  # fmt: skip
+        except NoSlots as error:
+            self._say(frames.Slots(num_slots=0, problem=str(error)))
+            return
+        slots.lane.set_threads(self._threads.now)
+        self._plain.banned = slots.lane.banned  # so that an answer does not depend on its lane
+        slots.lane.peers, self._plain.peers = [self._plain], [slots.lane]
+        self._slots = slots
+        self._say(frames.Slots(num_slots=len(slots.activation_tokens)))
+
+    def _end_stopped(self, lane: Lane) -> None:
+        for sequence in [s for s in lane.all_sequences if s.stop_reason]:
             text = sequence.end(sequence.stop_reason or "error")
             self._send(frames.Tokens(sequence.job, [], text))
             self._end(sequence)
-        shares = plan(self._sequences, self._context.batch_tokens)
-        if not shares:
-            return
-        if not self._context.decode(_rows(shares)):
-            for share in shares:
-                self._context.truncate(share.sequence.slot, share.sequence.position)
-            return
-        row = -1
-        for share in shares:
-            row += share.num_tokens
-            share.sequence.position += share.num_tokens
-            if share.samples:
-                self._choose(share.sequence, row)
 
-    def _choose(self, sequence: Sequence, row: int) -> None:
-        token, text = sequence.choose(self._context.logits(row))
-        self._send(frames.Tokens(sequence.job, [token], text))
-        if sequence.finish_reason:
-            self._end(sequence)
+    def _step(self, lane: Lane) -> None:
+        for sequence, why in lane.arrange():
+            self._inbox.forget(sequence.job)
+            sequence.close()
+            self._reject(sequence.job, Rejection(Status.INVALID, "adapter", why))
+        for sequence, logits in lane.step():
+            try:
+                token, text = sequence.choose(logits)
+            except NoChoice:
+                if sequence.adapter is None:  # the model itself is damaged: nothing that it says is right
+                    raise
+                sequence.position = 0  # nobody may take over what it has computed
+                self._drop(lane, sequence)
+                self._reject(sequence.job, Rejection(Status.ENGINE_FAILED, "engine_failed", NO_CHOICE))
+                continue
+            self._send(frames.Tokens(sequence.job, [token], text))
+            if sequence.finish_reason:
+                self._end(sequence)
 
     def _end(self, sequence: Sequence) -> None:
         self._send(
@@ -146,27 +239,30 @@ class Worker:
                 fits=sequence.fits,
             )
         )
-        self._sequences.remove(sequence)
         self._inbox.forget(sequence.job)
-        self._resident[sequence.slot] = sequence.tokens[: sequence.position]
-        self._free.append(sequence.slot)
+        self._drop(next(lane for lane in self._lanes if sequence in lane.all_sequences), sequence)
+
+    def _drop(self, lane: Lane, sequence: Sequence) -> None:
+        lane.remove(sequence)
         sequence.close()
+
+    def _reject(self, job: int, no: Rejection) -> None:
+        self._inbox.forget(job)
+        self._send(frames.Rejected(job=job, status=no.status, code=no.code, message=no.message))
 
     def _send(self, frame: frames.FromEngine) -> None:
         self._out.append(frames.encode(frame))
 
     def _flush(self) -> None:
-        data, self._out = b"".join(self._out), []
-        if data:
+        out, self._out = self._out, []
+        self._write(out)
+
+    def _say(self, frame: frames.FromEngine) -> None:
+        """Sends a frame at once, from any thread."""
+        self._write([frames.encode(frame)])
+
+    def _write(self, data: Iterable[bytes]) -> None:
+        raw = b"".join(data)
+        if raw:
             with self._send_lock, contextlib.suppress(BrokenPipeError):  # the inbox sees the same end and exits
-                self._connection.sendall(data)
-
-
-def _rows(shares: list[Share]) -> list[tuple[int, int, int, bool]]:
-    rows = []
-    for sequence, count, samples in shares:
-        start = sequence.position
-        rows += [(sequence.tokens[p], p, sequence.slot, False) for p in range(start, start + count)]
-        if samples:
-            rows[-1] = (*rows[-1][:3], True)
-    return rows
+                self._connection.sendall(raw)

@@ -1,0 +1,67 @@
+"""How many threads compute: as many as the machine has cores free of other work.
+
+Two threads on a machine of two cores whose other work takes one wait for each other at every node of a graph: an eighth
+of the speed with endless spinning, half with bounded spinning, while one thread alone keeps nearly two thirds of it.
+"""
+
+import os
+import resource
+from pathlib import Path
+
+PERIOD_S = 0.5
+# Others must leave this much of a further core unused before a thread is added, and take as much before one goes.
+SLACK_CORES = 0.35
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Threads:
+    """Watches the load while the engine works. `now` is the number in use."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.now = most
+        self._cores = sorted(os.sched_getaffinity(0))
+        self._last: tuple[float, float, float] | None = None
+
+    def choose(self, now: float) -> int | None:
+        """The number of threads from now on, when it changes. `now` is monotonic seconds; cheap to call often."""
+        if self._most == 1 or (self._last is not None and now - self._last[0] < PERIOD_S):
+            return None
+        reading = (now, _busy_s(self._cores), _own_s())
+        last, self._last = self._last, reading
+        if last is None or reading[0] - last[0] > 4 * PERIOD_S:  # it was idle in between: nothing is known of now
+            return None
+        passed_s = reading[0] - last[0]
+        others = max(0.0, (reading[1] - last[1]) - (reading[2] - last[2])) / passed_s
+        wanted = num_threads(len(self._cores), self._most, self.now, others)
+        if wanted == self.now:
+            return None
+        self.now = wanted
+        return wanted
+
+
+def num_threads(cores: int, most: int, now: int, others: float) -> int:
+    """How many of `most` threads are right, when there are `now` and other work takes `others` of the `cores`. Pure."""
+    free = cores - others
+    if free < now - SLACK_CORES:
+        return max(1, min(now - 1, int(free + SLACK_CORES)))
+    if free > now + 1 - SLACK_CORES:
+        return min(most, now + 1)
+    return now
+
+
+def _busy_s(cores: list[int]) -> float:
+    """Seconds that these cores have worked since the machine started."""
+    wanted = {f"cpu{core}" for core in cores}
+    busy = 0
+    for line in Path("/proc/stat").read_text("ascii").splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields[:8])
+            busy += user + nice + system + irq + softirq + steal
+    return busy / TICKS_PER_S
+
+
+def _own_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
