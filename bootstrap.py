@@ -3,6 +3,7 @@
     python3 bootstrap.py setup        .venv with everything in it
     python3 bootstrap.py mosquitto    the broker that the tests start
     python3 bootstrap.py model        the default model, in .shoal/models
+    python3 bootstrap.py embeddings   the default model for embeddings, in .shoal/embeddings
 
 The Makefile calls it; it needs nothing but Python's standard library. What always holds:
 
@@ -44,6 +45,7 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".shoal-setup"
 MODEL_DIR = Path(".shoal", "models")
+EMBEDDINGS_DIR = Path(".shoal", "embeddings")
 
 MIN_PYTHON = (3, 11)
 # What the stamp depends on: when one of these changes, setup runs again.
@@ -573,7 +575,25 @@ def root_prefix() -> list[str] | None:
 
 
 def model() -> None:
-    """Have the default model; `shoal-agent` fetches it, checks its digest and shows the progress.
+    """Have the default model.
+
+    Raises:
+        CannotError: as `fetch_model`.
+    """
+    fetch_model("--dir", str(MODEL_DIR))
+
+
+def embeddings() -> None:
+    """Have the default model for embeddings; in a folder of its own, because the demo takes the only model of one.
+
+    Raises:
+        CannotError: as `fetch_model`.
+    """
+    fetch_model("--embeddings", "--dir", str(EMBEDDINGS_DIR))
+
+
+def fetch_model(*words: str) -> None:
+    """Let `shoal-agent` fetch a model, check its digest and show the progress.
 
     Raises:
         CannotError: .venv is not set up, or the fetch failed (and has said why).
@@ -581,14 +601,19 @@ def model() -> None:
     agent = VENV / "bin" / "shoal-agent"
     if not agent.exists():
         raise CannotError("fetch the model", ".venv is not set up", "run: make setup")
-    command = [str(agent), "models", "fetch", "--dir", str(MODEL_DIR)]
+    command = [str(agent), "models", "fetch", *words]
     if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
         raise CannotError("fetch the model", "shoal-agent failed as shown above", "run it again")
 
 
 # --- Command line ---------------------------------------------------------------------------------------
 
-COMMANDS: dict[str, Callable[[], None]] = {"setup": setup, "mosquitto": mosquitto, "model": model}
+COMMANDS: dict[str, Callable[[], None]] = {
+    "setup": setup,
+    "mosquitto": mosquitto,
+    "model": model,
+    "embeddings": embeddings,
+}
 
 
 def say(text: str) -> None:

@@ -7,6 +7,7 @@ more, alone, so that of several suspects only the guilty one dies twice; it goes
 import asyncio
 import contextlib
 import time
+from array import array
 from collections.abc import Callable
 from itertools import count
 
@@ -14,11 +15,14 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
+from agent.adapters import AdapterFile
 from agent.config import Limits, Sampling
 from agent.engine import frames
+from agent.engine.death import Death
 from agent.engine.supervisor import State
 from agent.job import Job
 from agent.logs import describe
+from agent.quarantine import Quarantine
 from agent.queue import Queue
 from contract import limits as wire
 from contract.answers import Accepted, Delta, Failure, Final, Timings, Usage
@@ -31,6 +35,7 @@ MAX_RUNS = 2
 # How long after its deadline or cancel a running job may take to stop before its answer goes out without the engine.
 STOP_GRACE_S = 1.0
 MIN_RETRY_AFTER_MS = 500
+EMBEDDING_DIGITS = 7
 
 
 class Answering:
@@ -44,15 +49,20 @@ class Answering:
         parallel: int,
         limits: Limits,
         sampling: Sampling,
+        find_adapter: Callable[[str], AdapterFile],
+        quarantine: Quarantine,
         send: Callable[[frames.ToEngine], None],
     ) -> None:
+        """`find_adapter` raises Refused for one that is not here; `send` takes care that the engine has it."""
         self._node = node
         self.model = model
         self._parallel = parallel
         self._limits = limits
         self._sampling = sampling
+        self._find_adapter = find_adapter
+        self._quarantine = quarantine
         self._send = send
-        self._queue = Queue()
+        self._queue = Queue(default_max_tokens=sampling.max_tokens)
         self._running: dict[int, Job] = {}
         self._numbers = count(1)
         self._engine = State.STOPPED
@@ -66,6 +76,11 @@ class Answering:
     def num_waiting(self) -> int:
         """Jobs that have not reached the engine."""
         return len(self._queue)
+
+    @property
+    def adapters_in_use(self) -> set[str]:
+        """Digests of the adapters of jobs in the engine."""
+        return {job.adapter.sha256 for job in self._running.values() if job.adapter}
 
     @property
     def num_running(self) -> int:
@@ -107,14 +122,16 @@ class Answering:
 
     def submit(self, job: Job) -> None:
         """Takes a job; it ends through its `on_final`."""
-        self._queue.push(job)
-        left_s = max(0.0, job.deadline - time.monotonic())
+        now = time.monotonic()
+        self._queue.push(job, now)
+        left_s = max(0.0, job.deadline - now)
         job.timer = asyncio.get_running_loop().call_later(left_s, self._expire, job)
         self._pump()
 
     def accepted(self, job: Job) -> Accepted:
         """What a client is told about a job that is waiting or running."""
-        return Accepted(id=job.id, node=self._node, queue=self._queue.num_ahead(job), model=self.model)
+        ahead = self._queue.num_ahead(job, time.monotonic(), self._service_s)
+        return Accepted(id=job.id, node=self._node, queue=ahead, model=self.model)
 
     def cancel(self, job: Job) -> None:
         """Stops a job; it ends with 499 unless it ends otherwise first."""
@@ -136,11 +153,12 @@ class Answering:
                 self._fail(job, Status.UNAVAILABLE, "engine", "cannot answer: no engine runs on this node")
         self._pump()
 
-    def on_lost(self) -> None:
+    def on_lost(self, death: Death) -> None:
         """The engine died: what ran runs again, alone, or has had its two chances."""
         self._engine = State.STARTING  # also when the state is reported later: there is nothing to send to
         lost, self._running = self._running, {}
         for job in lost.values():
+            self._quarantine.strike(job.request, death, alone=len(lost) == 1)
             if job.ended:
                 continue
             if job.stop is not None:
@@ -151,10 +169,10 @@ class Answering:
                 )
             else:
                 job.suspect = True
-                self._queue.push(job)
+                self._queue.push(job, time.monotonic())
         self._note_idle()
 
-    def on_frame(self, frame: frames.Tokens | frames.Done | frames.Rejected) -> None:
+    def on_frame(self, frame: frames.OfJob) -> None:
         """The engine says something about a job."""
         job = self._running.get(frame.job)
         if job is None:
@@ -167,20 +185,40 @@ class Answering:
                 self._free(job)
                 if not job.ended:
                     self._on_done(job, frame)
+            case frames.Embedded():
+                self._free(job)
+                if not job.ended:
+                    self._end(job, _embedded(job, frame))
             case frames.Rejected():
                 self._free(job)
                 if not job.ended:
                     self._fail(job, Status(frame.status), frame.code, frame.message)
 
     def _pump(self) -> None:
-        while self._engine is State.READY and not self.draining and len(self._running) < self._parallel:
-            job = self._queue.peek()
+        while self._engine is State.READY and not self.draining and len(self._running) < 2 * self._parallel:
+            now = time.monotonic()
+            job = self._queue.peek(now, self._service_s, above=self._bar())
             if job is None or any(other.suspect for other in self._running.values()):
                 return
             if job.suspect and self._running:
                 return
-            self._queue.remove(job)
+            try:
+                self._quarantine.check(job.request)
+            except Refused as no:
+                self._queue.remove(job)
+                self._fail(job, no.status, no.code, no.message)
+                continue
+            self._queue.take(job, now)
             self._run(job)
+
+    def _bar(self) -> int:
+        """What runs next must have a priority above this.
+
+        The engine lets the highest priorities go on, oldest first, and the others pause. So one more is sent when it
+        is above one that does not pause yet, and it takes that one's place.
+        """
+        going_on = sorted((job.request.priority for job in self._running.values()), reverse=True)[: self._parallel]
+        return going_on[-1] if len(going_on) == self._parallel else -1
 
     def _run(self, job: Job) -> None:
         now = time.monotonic()
@@ -189,6 +227,23 @@ class Answering:
         job.started = job.started or now
         self._running[job.number] = job
         want, default = job.request, self._sampling
+        if want.task == "embed":
+            self._send(
+                frames.Embed(
+                    job=job.number,
+                    texts=want.texts,
+                    truncate=want.truncate,
+                    deadline_ms=max(0.0, (job.deadline - now) * 1000),
+                    priority=want.priority,
+                )
+            )
+            return
+        try:
+            job.adapter = self._find_adapter(want.adapter) if isinstance(want.adapter, str) else None
+        except Refused as no:
+            self._free(job)
+            self._fail(job, no.status, no.code, no.message)
+            return
         self._send(
             frames.Generate(
                 job=job.number,
@@ -197,6 +252,10 @@ class Answering:
                     temperature=default.temperature if want.temperature is None else want.temperature,
                     top_p=default.top_p if want.top_p is None else want.top_p,
                     top_k=default.top_k if want.top_k is None else want.top_k,
+                    min_p=want.min_p or 0.0,
+                    repeat_penalty=1.0 if want.repeat_penalty is None else want.repeat_penalty,
+                    presence_penalty=want.presence_penalty or 0.0,
+                    frequency_penalty=want.frequency_penalty or 0.0,
                     seed=want.seed,
                     logit_bias=want.logit_bias or {},
                 ),
@@ -204,7 +263,10 @@ class Answering:
                 stops=want.stops,
                 output_schema=want.output_schema,
                 deadline_ms=max(0.0, (job.deadline - now) * 1000),
+                adapter=job.adapter.sha256 if job.adapter else None,
+                activation=want.activation,
                 resume=job.tokens,
+                priority=want.priority,
             )
         )
 
@@ -240,6 +302,7 @@ class Answering:
     def _on_done(self, job: Job, done: frames.Done) -> None:
         status, failure = _outcome(done)
         job.engine_first_token_ms = done.engine_first_token_ms
+        self._quarantine.clear(job.request)
         self._send_held(job, job.num_deltas)
         final = Final(
             id=job.id,
@@ -283,7 +346,7 @@ class Answering:
             final,
             node=self._node,
             model=self.model,
-            adapter=None,
+            adapter=job.adapter.label if job.adapter else None,
             served_by="local",
             energy=None,
             last_seq=job.num_deltas,
@@ -318,6 +381,12 @@ class Answering:
     def _note_idle(self) -> None:
         if not self._running and not self._ends:
             self._idle.set()
+
+
+def _embedded(job: Job, frame: frames.Embedded) -> Final:
+    # More digits than 32-bit floats have would only make the message longer.
+    vectors = [[round(number, EMBEDDING_DIGITS) for number in array("f", vector)] for vector in frame.vectors]
+    return Final(id=job.id, status=Status.OK, embeddings=vectors, usage=Usage(frame.prompt_tokens, 0, 0))
 
 
 def _outcome(done: frames.Done) -> tuple[Status, Failure | None]:

@@ -10,27 +10,16 @@ import psutil
 from agent import __version__
 from agent.config import Config
 from agent.engine.frames import Ready
-from agent.models import ModelFile
-from contract.presence import Card, Hardware, ModelInfo, Speed
+from contract.presence import AdapterInfo, Card, Hardware, ModelInfo, Speed
 
 FEATURES = ["generate", "stream", "json_schema", "cancel"]
+EMBED = "embed"  # there is a model for it
 
 
-def make_card(config: Config, model: ModelFile | None, ready: Ready | None, now_ms: int) -> Card:
-    """The card as of now; speed and model are there once the engine is ready."""
-    models = []
-    if model is not None and ready is not None:
-        models.append(
-            ModelInfo(
-                name=model.name,
-                version=model.version,
-                sha256=model.sha256,
-                bytes=model.bytes,
-                architecture=ready.architecture,
-                context_tokens=ready.context_tokens,
-                parallel=config.engine.parallel,
-            )
-        )
+def make_card(
+    config: Config, models: list[ModelInfo], adapters: list[AdapterInfo], ready: Ready | None, now_ms: int
+) -> Card:
+    """The card as of now; the speed of the default model is there once its engine is ready."""
     return Card(
         node=config.node.id,
         site=config.node.site,
@@ -45,8 +34,9 @@ def make_card(config: Config, model: ModelFile | None, ready: Ready | None, now_
             os=f"{platform.system()} {platform.release()}",
         ),
         models=models,
+        adapters=adapters,
         speed=Speed(round(ready.prefill_tok_s, 1), round(ready.decode_tok_s, 1)) if ready else None,
-        features=FEATURES,
+        features=[*FEATURES, *([EMBED] if any(model.task == EMBED for model in models) else [])],
         ts=now_ms,
     )
 

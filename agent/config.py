@@ -78,9 +78,12 @@ class Broker(_Section, frozen=True, kw_only=True):
 
 
 class Model(_Section, frozen=True, kw_only=True):
-    """The base model."""
+    """The default model: it answers requests that name none. All GGUF files in {state_dir}/models are served."""
 
-    file: Annotated[str, Meta(description="A GGUF file. Default: the only one in {state_dir}/models.")] = ""
+    file: Annotated[
+        str,
+        Meta(description="A GGUF file. Default: the only text model in {state_dir}/models, or of several `name`."),
+    ] = ""
     name: Annotated[
         str, Meta(pattern=r"^([a-z0-9][a-z0-9._-]{0,62})?" + END, description="Default: from the file's name.")
     ] = ""
@@ -95,19 +98,47 @@ class Model(_Section, frozen=True, kw_only=True):
         str, Meta(pattern=r"^([0-9a-f]{64})?" + END, description="When set, a file with another digest is refused.")
     ] = ""
     context_tokens: Annotated[
-        int, Meta(ge=64, le=1_048_576, description="Per request; at most what the model was trained for.")
+        int,
+        Meta(ge=64, le=1_048_576, description="Per request, of all models; at most what each was trained for."),
     ] = 2048
 
 
 class Engine(_Section, frozen=True, kw_only=True):
-    """The engine process that runs llama.cpp."""
+    """The engines that run llama.cpp, a process for each model in use."""
 
-    parallel: Annotated[int, Meta(ge=1, le=32, description="Requests decoded together.")] = 4
-    threads: Annotated[int, Meta(ge=0, le=512, description="0: as many as there are cores for this process.")] = 0
+    parallel: Annotated[
+        int, Meta(ge=0, le=32, description="Requests decoded together, at most. 0: up to 16, as memory allows.")
+    ] = 0
+    threads: Annotated[
+        int,
+        Meta(ge=0, le=512, description="At most; 0: one for each core. Less while other work takes cores."),
+    ] = 0
+    adapter_slots: Annotated[
+        int, Meta(ge=0, le=64, description="Adapters that decode together in one batch. 0: they take turns.")
+    ] = 8
+    prefix_cache_mib: Annotated[
+        int, Meta(ge=0, le=65_536, description="RAM for beginnings of prompts that no running request holds.")
+    ] = 64
     start_timeout_s: Annotated[int, Meta(ge=1, le=3600, description="Loading the model may take this long.")] = 180
     stall_s: Annotated[
         int, Meta(ge=1, le=3600, description="An engine that makes no step for this long is replaced.")
     ] = 60
+    idle_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=7 * 24 * 3600,
+            description="A model that nobody used for this long is unloaded, never the default one. 0: none is.",
+        ),
+    ] = 600
+    memory_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**24,
+            description="For all engines; then 507. 0: 80 % of what the machine and its control groups have left.",
+        ),
+    ] = 0
 
 
 class Limits(_Section, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 {"op": "status"}                      ->  {"status": {…}}
 {"op": "ask", "request": {…}}         ->  {"delta": {…}} …, {"final": {…}}
+{"op": "quarantine"}                  ->  {"quarantine": [{…}, …]}
+{"op": "release", "id": "…" or null}  ->  {"released": [{…}, …]}, null for all
 anything else                         ->  {"error": "cannot …"}
 """
 
@@ -9,14 +11,15 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from agent.errors import ControlError
+from agent.errors import AgentError, ControlError
+from agent.quarantine import Item
 from contract.answers import Delta, Final
 from contract.errors import Refused
 from contract.requests import Request, decode_request
@@ -30,10 +33,20 @@ Ask = Callable[[Request, Callable[[Delta], None], Callable[[Final], None]], None
 class Control:
     """The daemon's end."""
 
-    def __init__(self, state_dir: Path, *, status: Callable[[], dict[str, Any]], ask: Ask) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        status: Callable[[], dict[str, Any]],
+        ask: Ask,
+        quarantined: Callable[[], list[Item]],
+        release: Callable[[str | None], Awaitable[list[Item]]],
+    ) -> None:
         self._state_dir = state_dir
         self._status = status
         self._ask = ask
+        self._quarantined = quarantined
+        self._release = release
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -54,16 +67,16 @@ class Control:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                for answer in [self._answer(line, writer)]:
-                    if answer is not None:
-                        _say(writer, answer)
+                answer = await self._answer(line, writer)
+                if answer is not None:
+                    _say(writer, answer)
                 await writer.drain()
         except (ValueError, ConnectionError):
             pass  # an endless line, or the command went away
         finally:
             writer.close()
 
-    def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> dict[str, Any] | None:
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> dict[str, Any] | None:
         try:
             message = json.loads(line)
             op = message["op"]
@@ -77,8 +90,15 @@ class Control:
                     lambda final: _say(writer, {"final": msgspec.to_builtins(final)}),
                 )
                 return None
+            if op == "quarantine":
+                return {"quarantine": msgspec.to_builtins(self._quarantined())}
+            if op == "release":
+                item_id = message["id"]
+                return {"released": msgspec.to_builtins(await self._release(None if item_id is None else str(item_id)))}
         except Refused as no:
             return {"error": no.message, "status_code": int(no.status)}
+        except AgentError as error:
+            return {"error": str(error)}
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
         return {"error": "cannot understand the control message"}

@@ -10,6 +10,7 @@ import resource
 import signal
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,19 +19,22 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from agent.answering import Answering
 from agent.card import make_card, versions
+from agent.catalog import Catalog
 from agent.config import Config
 from agent.control import Control
 from agent.errors import StoreError
 from agent.intake import Intake
 from agent.job import Job
 from agent.link import Incoming, Link, Session
-from agent.local import LocalModel
 from agent.post import Post
+from agent.quarantine import Item, Quarantine
 from agent.store.database import Database
 from agent.store.facts import Facts
 from agent.store.journal import Journal
 from agent.store.outbox import Letter, Outbox, Priority
+from agent.store.quarantine import Quarantined
 from contract import topics
 from contract.answers import Delta, Final
 from contract.presence import NodeState
@@ -75,20 +79,28 @@ class Daemon:
             self._outbox,
             lambda topic, payload, properties: self._link.publish(topic, payload, qos=1, properties=properties),
         )
-        self._local = LocalModel(config, self._facts, on_change=self._say_who_i_am, on_alert=self._alert)
-        self._answering = self._local.answering
+        self._quarantined = Quarantined(self._database)
+        self._quarantine = Quarantine(self._quarantined.items(), now_ms=now_ms, on_condemned=self._condemned)
+        self._models = Catalog(
+            config, self._facts, quarantine=self._quarantine, on_change=self._say_who_i_am, on_alert=self._alert
+        )
         self._intake = Intake(
             fleet=config.node.fleet,
             default_ttl_ms=config.limits.ttl_ms,
-            check_names=self._local.check_names,
-            answering=self._answering,
+            answering_for=self._answering_for,
             journal=self._journal,
             outbox=self._outbox,
             post=self._post,
             publish=self._link.publish,
             now_ms=now_ms,
         )
-        self._control = Control(config.state_dir, status=self.status, ask=self._ask)
+        self._control = Control(
+            config.state_dir,
+            status=self.status,
+            ask=self._ask,
+            quarantined=lambda: self._quarantine.items,
+            release=self._release,
+        )
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT."""
@@ -100,20 +112,20 @@ class Daemon:
         log.info("starting", node=self._config.node.id, fleet=self._config.node.fleet, **versions())
         await self._control.start()
         await self._outbox.forget_delivered()
-        await self._local.identify()
+        await self._models.look()
         if again := await self._intake.take_up():
             log.info("requests from before the last stop run again", requests=again)
         scheduler = AsyncIOScheduler()
         scheduler.add_job(self._purge, "interval", seconds=PURGE_S)
         scheduler.start()
         link = asyncio.create_task(self._link.run(), name="link")
-        self._local.start()
+        self._models.start()
         await self._stopping.wait()
         scheduler.shutdown(wait=False)
         await self._drain()
         link.cancel()
         await asyncio.gather(link, return_exceptions=True)
-        await self._local.stop()
+        await self._models.stop()
         await self._control.stop()
         self._outbox.close()
         self._database.close()
@@ -133,12 +145,15 @@ class Daemon:
                 "protocol": self._link.protocol,
                 "session": self._session,
             },
-            "engine": self._local.describe(),
+            "engine": self._models.describe(),
+            "models": self._models.describe_all(),
+            "adapters": self._models.describe_adapters(),
             "requests": {
-                "waiting": self._answering.num_waiting,
-                "running": self._answering.num_running,
-                "ended": {str(int(code)): number for code, number in sorted(self._answering.num_ended.items())},
+                "waiting": self._models.num_waiting,
+                "running": self._models.num_running,
+                "ended": {str(int(code)): number for code, number in sorted(self._models.num_ended.items())},
             },
+            "quarantine": dict(Counter(item.kind for item in self._quarantine.items)),
             "outbox": self._outbox.waiting(),
             "memory_mib": round(process.memory_full_info().pss / 2**20, 1),
             "pid": process.pid,
@@ -149,7 +164,7 @@ class Daemon:
     async def _new_session(self) -> Session:
         try:
             # From the clock, so that a node whose disk was replaced does not begin below its last will.
-            self._session = await self._facts.count_up("session", at_least=now_ms() // 1000)
+            self._session = await self._facts.count_up("session", at_least=now_ms())
         except StoreError as error:
             log.error("cannot count connections", why=str(error))
             self._session += 1
@@ -183,16 +198,18 @@ class Daemon:
                 message.ack()
 
     def _presence(self) -> Presence:
-        if self._answering.draining:
+        if self._models.draining:
             return "draining"
-        return "online" if self._local.is_up else "degraded"
+        return "online" if self._models.is_up else "degraded"
 
     def _say_who_i_am(self) -> None:
         """Publishes presence and card."""
         if not self._link.connected:
             return
         self._link.publish(self._status_topic(), self._state(self._presence()), qos=1, retain=True)
-        card = make_card(self._config, self._local.model, self._local.ready, now_ms())
+        default = self._models.default
+        ready = default.ready if default else None
+        card = make_card(self._config, self._models.cards(), self._models.adapter_cards(), ready, now_ms())
         topic = topics.NodeCard(self._config.node.id).path(self._config.node.fleet)
         self._link.publish(topic, msgspec.json.encode(card), qos=1, retain=True)
 
@@ -208,10 +225,10 @@ class Daemon:
         return msgspec.json.encode(NodeState(state, self._session, now_ms()))
 
     async def _drain(self) -> None:
-        log.info("stopping", drain_s=self._config.limits.drain_s, running=self._answering.num_running)
-        self._answering.draining = True
+        log.info("stopping", drain_s=self._config.limits.drain_s, running=self._models.num_running)
+        self._models.refuse_all()
         self._say_who_i_am()
-        await self._answering.drain(self._config.limits.drain_s)
+        await self._models.drain(self._config.limits.drain_s)
         await self._post.flush(OFFLINE_WAIT_S)
         said = self._link.publish(self._status_topic(), self._state("offline"), qos=1, retain=True)
         if said is not None:
@@ -222,8 +239,8 @@ class Daemon:
 
     def _ask(self, request: Request, on_delta: Any, on_final: Any) -> None:
         """A request from the control socket: not journaled, because who asks waits for it."""
-        self._local.check_names(request)
-        self._answering.check_admission("local")
+        answering = self._answering_for(request)
+        answering.check_admission("local")
 
         async def end(final: Final) -> None:
             on_final(final)
@@ -232,7 +249,7 @@ class Daemon:
             on_delta(delta)
 
         now = time.monotonic()
-        self._answering.submit(
+        answering.submit(
             Job(
                 client="local",
                 id=request.id or uuid.uuid4().hex,
@@ -243,6 +260,30 @@ class Daemon:
                 on_final=end,
             )
         )
+
+    def _answering_for(self, request: Request) -> Answering:
+        self._quarantine.check(request)
+        return self._models.answering_for(request)
+
+    def _condemned(self, item: Item) -> None:
+        log.error("in quarantine: engines died of it", kind=item.kind, id=item.short_id, death=item.death)
+        self._alert("quarantined", {"kind": item.kind, "id": item.id, "death": item.death})
+        self._background(self._keep_quarantine())
+
+    async def _release(self, item_id: str | None) -> list[Item]:
+        """Ends the quarantine of one thing, or of all, once that is on disk."""
+        out = self._quarantine.release(item_id)
+        await self._quarantined.keep(self._quarantine.items)
+        for item in out:
+            log.info("released from quarantine", kind=item.kind, id=item.short_id)
+            self._alert("released", {"kind": item.kind, "id": item.id})
+        return out
+
+    async def _keep_quarantine(self) -> None:
+        try:
+            await self._quarantined.keep(self._quarantine.items)
+        except StoreError as error:
+            log.error("cannot store what is in quarantine", why=str(error))
 
     async def _purge(self) -> None:
         try:

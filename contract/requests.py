@@ -30,6 +30,7 @@ Text = Annotated[str, Meta(max_length=limits.MAX_PAYLOAD_BYTES)]
 
 Role = Literal["system", "user", "assistant", "tool"]
 Task = Literal["generate", "embed"]
+Activation = Literal["prompt", "user"]
 FormatType = Literal["text", "json_object", "json_schema"]
 
 
@@ -77,10 +78,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     task: Task = "generate"
     model: Reference | None = None
     adapter: Reference | UnsetType | None = UNSET
+    activation: Activation | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=limits.MAX_TOKENS)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    repeat_penalty: Annotated[float, Meta(ge=0.5, le=2)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=limits.MAX_STOP_STRINGS)] | None = None
     logit_bias: (
@@ -91,6 +97,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         | None
     ) = None
     response_format: ResponseFormat | None = None
+    truncate: bool = False
     stream: bool = False
     exp: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     ttl_ms: Annotated[int, Meta(ge=1, le=limits.MAX_TTL_MS)] | None = None
@@ -105,6 +112,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         if self.messages is not None:
             return [(m.role, m.text) for m in self.messages]
         return [("user", self.prompt or "")]
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts to work on, for tasks that take `input`."""
+        return [self.input] if isinstance(self.input, str) else list(self.input or ())
 
     @property
     def stops(self) -> list[str]:
@@ -210,7 +222,13 @@ def _not_utf8(payload: bytes) -> Refused:
 _AT = re.compile(r"(?P<expected>.*) - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`$", re.DOTALL)
 _CHOICES = {
     name: get_args(choice)
-    for name, choice in {"role": Role, "task": Task, "type": FormatType, "privacy": Privacy}.items()
+    for name, choice in {
+        "role": Role,
+        "task": Task,
+        "type": FormatType,
+        "privacy": Privacy,
+        "activation": Activation,
+    }.items()
 }
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 

@@ -35,7 +35,7 @@ MEANINGS = {
     Status.UNFIT: "the output could not be made to fit the schema; `text` is what came out",
     Status.BUSY: "queue or quota full; `retry_after_ms` says when to try again",
     Status.CANCELLED: "cancelled",
-    Status.ENGINE_FAILED: "the engine failed twice on this request",
+    Status.ENGINE_FAILED: "the engine failed twice on this request; `code` quarantined: that was earlier",
     Status.CLOUD_FAILED: "cloud failed and there is no local answer",
     Status.UNAVAILABLE: "draining, or no engine is ready",
     Status.NO_SPACE: "not enough memory or disk",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from agent.catalog import Catalog
 from agent.commands.output import Json, finite, print_json
 from agent.config import Config, load_config
 from agent.control import call
@@ -31,6 +32,8 @@ class AskError(AgentError):
 
 def ask(
     prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads standard input.")],
+    model: Annotated[str | None, typer.Option(help="Which model.  [default: the default one]")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Which adapter.  [default: the bare model]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most this many tokens.")] = None,
     temperature: Annotated[
         float | None, typer.Option(callback=finite, help="0 always takes the likeliest token.")
@@ -44,6 +47,8 @@ def ask(
     """Ask the model on this device. Needs no broker; uses the running agent, or starts an engine for this once."""
     fields: dict[str, Any] = {
         "prompt": sys.stdin.read() if prompt == "-" else prompt,
+        "model": model,
+        "adapter": adapter,
         "max_tokens": max_tokens,
         "temperature": temperature,
         "seed": seed,
@@ -101,12 +106,15 @@ async def _ask_alone(
 ) -> dict[str, Any]:
     silence_logs()
     database = Database(config.state_dir)
-    local = LocalModel(config, Facts(database))
+    models = Catalog(config, Facts(database))
+    request = msgspec.convert(body, Request)
     try:
-        await local.wait_ready()
-        return await answer_with(local, msgspec.convert(body, Request), ttl_s, piece)
+        local, _ = await models.wait_ready(request)
+        return await answer_with(local, request, ttl_s, piece)
+    except Refused as no:
+        raise AskError(no.message) from None
     finally:
-        await local.stop()
+        await models.stop()
         database.close()
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -10,7 +11,8 @@ import typer
 from agent.commands.output import Json, print_json
 from agent.config import Config, find_config, load_config
 from agent.errors import AgentError
-from agent.models import digest_of, find_model
+from agent.models import configured_file, digest_of, examine_model, find_files, model_folder
+from agent.routing import Candidate, choose_default
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -35,10 +37,21 @@ def check(as_json: Json = False) -> None:
 
 
 def _model(config: Config) -> str:
-    path = find_model(config)
-    if config.model.sha256 and digest_of(path) != config.model.sha256:
-        raise AgentError(f"cannot use {path}: its SHA-256 is not [model] sha256")
-    return f"{path} ({path.stat().st_size / 1e6:.0f} MB)"
+    models = {path: examine_model(path) for path in find_files(config)}
+    if not models:
+        raise AgentError(f"cannot find a model in {model_folder(config)}; see `shoal-agent models fetch`")
+    if config.model.file:
+        default: Path | None = configured_file(config)
+    else:
+        candidates = [Candidate(path, model.name, model.task) for path, model in models.items()]
+        chosen = choose_default(candidates, name=config.model.name)
+        default = chosen.path if chosen else None
+    if default and config.model.sha256 and digest_of(default) != config.model.sha256:
+        raise AgentError(f"cannot use {default}: its SHA-256 is not [model] sha256")
+    texts = [
+        f"{path} ({model.bytes / 1e6:.0f} MB{', default' if path == default else ''})" for path, model in models.items()
+    ]
+    return ", ".join(texts)
 
 
 def _state_dir(config: Config) -> str:

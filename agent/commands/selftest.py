@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import typer
 
+from agent.catalog import Catalog
 from agent.commands.ask import answer_with
 from agent.commands.output import Json, print_json
 from agent.config import Config, load_config
-from agent.local import LocalModel
 from agent.logs import silence_logs
 from agent.models import digest_of
 from agent.store.database import Database
@@ -40,18 +40,17 @@ def selftest(as_json: Json = False) -> None:
 async def _selftest(config: Config) -> list[dict[str, Any]]:
     silence_logs()
     database = Database(config.state_dir)
-    local = LocalModel(config, Facts(database))
+    models = Catalog(config, Facts(database))
     results: list[dict[str, Any]] = []
 
     def note(test: str, ok: bool, found: str) -> None:
         results.append({"test": test, "ok": ok, "found": found})
 
     try:
-        ready = await local.wait_ready()
+        local, ready = await models.wait_ready()
         note("engine starts", True, f"{ready.architecture}, {ready.context_tokens} tokens of context")
-        if local.model is not None:
-            found = await asyncio.to_thread(digest_of, local.model.path)
-            note("model file is unchanged", found == local.model.sha256, found)
+        found = await asyncio.to_thread(digest_of, local.model.path)
+        note("model file is unchanged", found == local.model.sha256, found)
         question = Request(prompt="Name a colour.", max_tokens=12, temperature=0, seed=1)
         first = await answer_with(local, question, TTL_S)
         second = await answer_with(local, question, TTL_S)
@@ -62,6 +61,6 @@ async def _selftest(config: Config) -> list[dict[str, Any]]:
         note("answer fits a schema", fitted["status"] == 200, f"status {fitted['status']}")
         note("speed", True, f"{ready.prefill_tok_s:.0f} prompt tok/s, {ready.decode_tok_s:.0f} tok/s")
     finally:
-        await local.stop()
+        await models.stop()
         database.close()
     return results

@@ -45,3 +45,22 @@ def m0001_requests_outbox_facts(db: Database) -> None:
     )
     db.execute("CREATE INDEX outbox_order ON outbox (priority, key)")
     db.execute("CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
+
+
+@migrations()
+def m0002_quarantine(db: Database) -> None:
+    """What engines died of: digests and names, no texts."""
+    db.execute(
+        """
+        CREATE TABLE quarantine (
+            key INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL,            -- request, grammar or adapter
+            id TEXT NOT NULL,              -- a digest in hex, or the adapter's name
+            since_ms INTEGER NOT NULL,
+            death TEXT NOT NULL,           -- how the last engine died
+            grammar TEXT,                  -- of a request: what it used
+            adapter TEXT,
+            UNIQUE (kind, id)
+        ) STRICT
+        """
+    )

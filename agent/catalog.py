@@ -1,0 +1,348 @@
+"""All models of this node: which of them answers a request, and which of them are loaded.
+
+The default model is loaded from the start; others are loaded for their first request, and unloaded when nobody has
+used them for a while or another one needs the room. One engine process each, so a crash concerns one model.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from agent import machine
+from agent.adapters import AdapterShelf
+from agent.answering import Answering
+from agent.config import Config
+from agent.engine.frames import Ready
+from agent.errors import ModelError
+from agent.local import LocalModel
+from agent.memory import Loaded, Need, NoRoomError, budget_bytes, make_room, num_parallel
+from agent.models import ModelFile
+from agent.quarantine import Quarantine
+from agent.routing import Served, choose_model
+from agent.shelf import Shelf
+from agent.store.facts import Facts
+from contract.errors import Refused
+from contract.presence import AdapterInfo, ModelInfo
+from contract.requests import Request
+from contract.status import Status
+
+log = structlog.get_logger()
+
+LOOK_S = 1.0  # a file that was put in its place is noticed within two of these
+RETRY_S = 60.0  # a model that cannot run is tried again: what it lacked (memory, a library) may be there now
+NO_ROOM_RETRY_MS = 60_000
+NO_ENGINE_RETRY_MS = 30_000
+
+
+class Catalog:
+    """Finds the models, and keeps one `LocalModel` for each.
+
+    `on_change` is called when presence or card may have changed, `on_alert` with the name and data of an event that
+    the operator should hear of.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        facts: Facts,
+        *,
+        quarantine: Quarantine | None = None,
+        on_change: Callable[[], None] = lambda: None,
+        on_alert: Callable[[str, dict[str, Any]], None] = lambda _, __: None,
+        available_bytes: Callable[[], int] = machine.available_bytes,
+    ) -> None:
+        """`available_bytes` is what the machine could give now."""
+        self._config = config
+        self._facts = facts
+        self._quarantine = quarantine
+        self._on_change = on_change
+        self._on_alert = on_alert
+        self._available_bytes = available_bytes
+        self._shelf = Shelf(config, facts)
+        self._adapters = AdapterShelf(config.state_dir / "adapters")
+        self._models: dict[Path, LocalModel] = {}
+        self._leaving: list[LocalModel] = []  # their files are gone; they end what they have begun
+        self._ended: Counter[int] = Counter()  # of models that are gone
+        self._task: asyncio.Task[None] | None = None
+        self._draining = False
+
+    # What there is.
+
+    @property
+    def default(self) -> LocalModel | None:
+        """The model that answers requests without a name."""
+        return self._models.get(self._shelf.default) if self._shelf.default else None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests are answered: by the default model, or where there is none, by the one they name."""
+        if self.default is not None:
+            return self.default.is_up
+        return bool(self._models) and not self._shelf.problem
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self._draining
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not reached an engine."""
+        return sum(local.answering.num_waiting for local in self._all())
+
+    @property
+    def num_running(self) -> int:
+        """Requests in engines."""
+        return sum(local.answering.num_running for local in self._all())
+
+    @property
+    def num_ended(self) -> dict[int, int]:
+        """How many requests ended, by status."""
+        return dict(sum((Counter(local.answering.num_ended) for local in self._all()), self._ended))
+
+    def cards(self) -> list[ModelInfo]:
+        """The models' part of the card, the default first."""
+        return [local.card() for local in self._in_order() if not local.problem]
+
+    def adapter_cards(self) -> list[AdapterInfo]:
+        """The card's adapters, once for each model they fit."""
+        return [
+            card for local in self._in_order() for card in self._adapters.cards(local.model.sha256, local.model.base)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The default engine's part of `shoal-agent status`."""
+        if self.default is not None:
+            return self.default.describe()
+        return {
+            "state": "none" if self.is_up else "broken", "problem": self._shelf.problem, "pid": None, "restarts": 0,
+            "flags": None, "model": None, "task": None, "parallel": 0, "slots": None, "speed": None,
+        }  # fmt: skip
+
+    def describe_all(self) -> list[dict[str, Any]]:
+        """Every model's part of `shoal-agent status`, the default first, and the files that cannot be used."""
+        found = [
+            local.describe() | {"default": local is self.default, "needs_mib": round(local.need.total_bytes / 2**20)}
+            for local in self._in_order()
+        ]
+        return found + [
+            {"model": path.name, "state": "unusable", "problem": problem, "default": False}
+            for path, problem in self._shelf.problems.items()
+        ]
+
+    def describe_adapters(self) -> list[dict[str, Any]]:
+        """The adapters' part of `shoal-agent status`, and the files that cannot be used."""
+        found: list[dict[str, Any]] = [
+            {"adapter": file.label, "sha256": file.sha256, "bytes": file.facts.num_bytes, "rank": file.facts.rank,
+             "activation": file.facts.activation}
+            for file in self._adapters.all()
+        ]  # fmt: skip
+        return found + [{"adapter": path.name, "problem": problem} for path, problem in self._adapters.problems.items()]
+
+    # Life.
+
+    async def look(self) -> None:
+        """Looks for the model files. That there is none is remembered as the problem, and looked for again."""
+        await self._shelf.look(at_once=True)
+        await self._adapters.look(at_once=True)
+        self._follow()
+
+    def start(self) -> None:
+        """Begins to keep the default model running and to look after the others."""
+        self._task = asyncio.create_task(self._run(), name="models")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Takes nothing new and gives running requests `timeout_s` to end. Waiting ones are left to the journal."""
+        self.refuse_all()
+        await asyncio.gather(*(local.answering.drain(timeout_s) for local in self._all()))
+
+    def refuse_all(self) -> None:
+        """From now on nothing new is taken."""
+        self._draining = True
+        for local in self._all():
+            local.answering.draining = True
+
+    async def stop(self) -> None:
+        """Ends all engines."""
+        if self._task:
+            self._task.cancel()
+        if ends := [local.sleep() for local in self._all()]:
+            await asyncio.wait(ends)
+
+    async def wait_ready(self, request: Request | None = None) -> tuple[LocalModel, Ready]:
+        """Starts the engine for a request, or the default one, and waits for it. For commands.
+
+        Raises:
+            AgentError: there is no model for it, or its engine does not run.
+            Refused: as for `answering_for`.
+        """
+        await self.look()
+        if request is None and self.default is None:
+            raise ModelError(self._shelf.problem or f"cannot choose a model: this node has {self._names()}")
+        local = self.default if request is None else self._choose(request)
+        if local is None:
+            raise ModelError(self._shelf.problem)
+        self._wake(local)
+        return local, await local.wait_ready()
+
+    # Requests.
+
+    def answering_for(self, request: Request) -> Answering:
+        """Where a request is answered; the engine for it is started when it does not run.
+
+        Raises:
+            Refused: 404, 400, 503 or 507.
+        """
+        try:
+            local = self._choose(request)
+            if local is None:
+                raise Refused(
+                    Status.UNAVAILABLE,
+                    "engine",
+                    "cannot take the request: no engine runs on this node",
+                    retry_after_ms=NO_ENGINE_RETRY_MS,
+                )
+            if not self._draining and local.broken_at is None:
+                self._wake(local)
+        except NoRoomError as error:
+            raise Refused(
+                Status.NO_SPACE, "memory", str(error), retry_after_ms=NO_ROOM_RETRY_MS, request_id=request.id
+            ) from None
+        except Refused as no:
+            no.request_id = request.id
+            raise
+        local.touch()
+        return local.answering
+
+    def _choose(self, request: Request) -> LocalModel | None:
+        """The model for a request; None when there is none at all, or the configured one is missing."""
+        served = {
+            Served(local.model.name, local.model.version, local.model.task, local is self.default): local
+            for local in self._in_order()
+        }
+        if request.model is None and (not served or (request.task == "generate" and self._shelf.problem)):
+            return None
+        local = served[choose_model(request.model, request.task, list(served))]
+        if isinstance(request.adapter, str):
+            self._adapters.find(request.adapter, local.model.base)
+        return local
+
+    # Memory.
+
+    def _wake(self, local: LocalModel) -> None:
+        """Starts a model's engine, and ends idle ones when they are in its way.
+
+        Raises:
+            NoRoomError: it does not fit.
+        """
+        if local.is_awake:
+            return
+        awake = [other for other in self._all() if other.is_awake]
+        now = time.monotonic()
+        loaded = [
+            Loaded(other.model.label, other.need, other.idle_s(now) if self._may_end(other) else None)
+            for other in awake
+        ]
+        ending = make_room(local.model.label, local.need, self._budget(awake), loaded)
+        others = [other for other in awake if other.model.label in ending]
+        if others:
+            log.info("models make room", model=local.model.label, unloaded=ending)
+        local.wake(after=[other.sleep() for other in others])
+
+    def _has_room_for_slots(self, local: LocalModel, need: Need) -> bool:
+        """Whether a model that runs may take what it `need`s with adapter slots, as others are now."""
+        awake = [other for other in self._all() if other.is_awake]
+        loaded = [Loaded(other.model.label, other.need, None) for other in awake if other is not local]
+        try:
+            make_room(local.model.label, need, self._budget(awake), loaded)
+        except NoRoomError as error:
+            log.warning("no room for adapter slots: adapters take turns", why=str(error))
+            return False
+        return True
+
+    def _num_parallel(self, file: ModelFile) -> int:
+        one = file.need(context_tokens=self._config.model.context_tokens, parallel=1, batch_tokens=0)
+        return self._config.engine.parallel or num_parallel(one.kv_bytes, self._budget([]))
+
+    def _budget(self, awake: list[LocalModel]) -> int:
+        held = sum(machine.anonymous_bytes(other.pid) for other in awake if other.pid)
+        return budget_bytes(self._config.engine.memory_mib, self._available_bytes(), held)
+
+    def _may_end(self, local: LocalModel) -> bool:
+        return local is not self.default and local.is_idle
+
+    # Looking after them.
+
+    async def _run(self) -> None:
+        while not self._draining:
+            self._tend(time.monotonic())
+            await asyncio.sleep(LOOK_S)
+            if await self._adapters.look():
+                self._on_change()
+            changed = await self._shelf.look()
+            if changed or self._is_behind():
+                self._follow()
+                self._on_change()
+            for local in [other for other in self._all() if changed and other.broken_at is not None]:
+                local.sleep()  # what it lacked may be there now, such as the same file, whole again
+
+    def _tend(self, now: float) -> None:
+        """Wakes the default, lets broken ones try again, ends what is idle and what is gone."""
+        for local in self._all():
+            idle_s = local.idle_s(now)
+            if local.broken_at is not None and now - local.broken_at > RETRY_S:
+                local.sleep()
+            if local is self.default:
+                if not local.is_awake and local.broken_at is None:
+                    try:
+                        self._wake(local)
+                    except NoRoomError as error:
+                        self._lack_room(local, str(error))
+            elif local.is_awake and self._config.engine.idle_s and idle_s > self._config.engine.idle_s:
+                log.info("model is idle and is unloaded", model=local.model.label)
+                local.sleep()
+        for local in [gone for gone in self._leaving if gone.is_idle]:
+            self._leaving.remove(local)
+            self._ended.update(local.answering.num_ended)
+            local.sleep()
+
+    def _lack_room(self, local: LocalModel, problem: str) -> None:
+        if not local.problem:
+            log.error("no room for the default model", why=problem)
+            local.problem = problem
+            self._on_change()
+        local.problem = problem
+
+    def _is_behind(self) -> bool:
+        """Whether a model's file has changed and it still works on the old one."""
+        return any(self._models[path].model != file for path, file in self._shelf.files.items())
+
+    def _follow(self) -> None:
+        """Brings the models in line with their files, as far as they have nothing to do."""
+        for path, file in self._shelf.files.items():
+            local = self._models.get(path)
+            if local is None:
+                local = LocalModel(
+                    self._config, self._facts, file, self._adapters, self._num_parallel(file),
+                    quarantine=self._quarantine, has_room_for_slots=self._has_room_for_slots,
+                    on_change=self._on_change, on_alert=self._on_alert,
+                )  # fmt: skip
+                self._models[path] = local
+            elif local.model != file and local.is_idle:
+                local.replace(file)
+        for path in self._models.keys() - self._shelf.files.keys():
+            self._leaving.append(self._models.pop(path))
+
+    def _all(self) -> list[LocalModel]:
+        return [*self._models.values(), *self._leaving]
+
+    def _in_order(self) -> list[LocalModel]:
+        return sorted(self._models.values(), key=lambda local: (local is not self.default, local.model.label))
+
+    def _names(self) -> str:
+        return ", ".join(local.model.label for local in self._in_order()) or "none"
