@@ -15,12 +15,11 @@ from pathlib import Path
 from agent.engine import frames
 from agent.engine.supervisor import Plan, Supervisor
 from agent.models import DEFAULT_FILE
-from bench.report import Report, percentile
+from bench.report import RUNS, Report, percentile
 from tests.fakes.client import IotClient
 from tests.fakes.mosquitto import Mosquitto
 from tests.fakes.node import AgentProcess
 
-RUNS = 5
 PROMPT = "Say yes."
 MODEL = Path(".shoal/models") / DEFAULT_FILE
 
@@ -85,7 +84,7 @@ async def _bare(requests: int) -> list[list[float]]:
     first: asyncio.Future[None] = loop.create_future()
     done: asyncio.Future[None] = loop.create_future()
 
-    def on_frame(frame: frames.Tokens | frames.Done | frames.Rejected) -> None:
+    def on_frame(frame: frames.OfJob) -> None:
         if isinstance(frame, frames.Tokens) and not first.done():
             first.set_result(None)
         elif isinstance(frame, frames.Done):
@@ -99,7 +98,7 @@ async def _bare(requests: int) -> list[list[float]]:
         first_rung=0,
         on_frame=on_frame,
         on_state=lambda _: None,
-        on_lost=lambda: None,
+        on_lost=lambda _: None,
         on_rung=lambda _: None,
     )
     engine.start()

@@ -1,6 +1,7 @@
 """Results of a benchmark: a table for people, JSON for programs."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 OUT = Path("bench/out")
+# A promise is held to the median of as many.
+RUNS = 5
 
 
 class Report:
@@ -36,7 +39,7 @@ class Report:
         *,
         at_least: float | None = None,
     ) -> None:
-        """Adds a row; without a bar it is there to compare with."""
+        """Adds a row and says so; without a bar it is there to compare with."""
         value = statistics.median(runs)
         bar = f"<= {at_most:g}" if at_most is not None else f">= {at_least:g}" if at_least is not None else None
         holds = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
@@ -51,6 +54,7 @@ class Report:
                 "runs": [round(run, 3) for run in runs],
             }
         )
+        print(f"{row_id}: {value:.4g} {unit}", flush=True)
 
     def show(self) -> None:
         """Prints the table and writes the JSON."""
@@ -88,4 +92,5 @@ def machine() -> dict[str, Any]:
 def percentile(values: list[float], share: float) -> float:
     """The value that `share` of the values do not exceed (nearest rank)."""
     ordered = sorted(values)
-    return ordered[max(0, min(len(ordered) - 1, round(share * len(ordered) + 0.5) - 1))]
+    rank = math.ceil(round(share * len(ordered), 9))  # 0.95 · 20 must not become 19.000000000000004
+    return ordered[max(1, rank) - 1]
