@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import minilm
 from agent.models import DEFAULT_FILE
 from tests.fakes.client import IotClient
 from tests.fakes.mosquitto import Mosquitto
@@ -21,6 +22,15 @@ def model() -> Path:
     path = Path(os.environ.get("SHOAL_TEST_MODEL", f".shoal/models/{DEFAULT_FILE}")).resolve()
     if not path.is_file():
         pytest.fail(f"cannot find the default model {path}: run `python3 bootstrap.py model`")
+    return path
+
+
+@pytest.fixture(scope="session")
+def embedding_model() -> Path:
+    """The default model for embeddings; `make test` fetches it."""
+    path = Path(os.environ.get("SHOAL_TEST_EMBEDDINGS", f".shoal/embeddings/{minilm.FILE}")).resolve()
+    if not path.is_file():
+        pytest.fail(f"cannot find the embedding model {path}: run `python3 bootstrap.py embeddings`")
     return path
 
 

@@ -1,5 +1,7 @@
 """An engine that does what a test says, in frames: the other side of `Answering`."""
 
+from typing import Any
+
 from agent.engine import frames
 from agent.job import Job
 from contract.answers import Delta, Final
@@ -42,7 +44,7 @@ class Asker:
         self.deltas: dict[str, list[Delta]] = {}
         self.finals: dict[str, list[Final]] = {}
 
-    def job(self, name: str, now: float, *, client: str = "c", ttl_s: float = 60, priority: int = 4) -> Job:
+    def job(self, name: str, now: float, *, client: str = "c", ttl_s: float = 60, **fields: Any) -> Job:
         """A streamed request called `name`."""
         self.deltas[name], self.finals[name] = [], []
 
@@ -52,7 +54,7 @@ class Asker:
         return Job(
             client=client,
             id=name,
-            request=Request(prompt=name, stream=True, priority=priority),
+            request=Request(prompt=name, stream=True, **fields),
             arrived=now,
             deadline=now + ttl_s,
             on_delta=self.deltas[name].append,

@@ -1,9 +1,9 @@
 """The documents are true: their commands run, their files, targets and subcommands exist.
 
 In docs/protocol.md the word behind ```sh says what a block is: `listen` runs in the background for the whole page,
-`run` is executed, `pool` is executed with a second node in the pool. A ```text block behind it shows what comes out:
-`heard` by the listener, or `printed` by the block itself. Outputs are compared in form: the numbers and the words of a
-model vary.
+`run` is executed, `pool` is executed with a second node in the pool, `embed` with a node that makes embeddings. A
+```text block behind it shows what comes out: `heard` by the listener, or `printed` by the block itself. Outputs are
+compared in form: the numbers and the words of a model vary.
 """
 
 import json
@@ -235,6 +235,17 @@ def pool_member(broker: Mosquitto, model: Path, tmp_path: Path) -> Iterator[Agen
     running.stop()
 
 
+@pytest.fixture
+def embedding_node(broker: Mosquitto, embedding_model: Path, tmp_path: Path) -> Iterator[AgentProcess]:
+    """The page's node that makes embeddings."""
+    running = AgentProcess(tmp_path, broker.port, embedding_model, node="n3").start(SHOAL_MODEL_NAME="minilm")
+    watcher = IotClient(broker.port, node="n3")
+    running.wait_online(watcher)
+    watcher.close()
+    yield running
+    running.stop()
+
+
 @pytest.mark.usefixtures("agent")
 @pytest.mark.parametrize("section", [name for name in EXAMPLES if name != "Try it"])
 def test_the_protocol_page_is_true(
@@ -249,6 +260,8 @@ def test_the_protocol_page_is_true(
     for example in EXAMPLES[section]:
         if example.kind == "pool":
             request.getfixturevalue("pool_member")
+        if example.kind == "embed":
+            request.getfixturevalue("embedding_node")
         printed = run(example.script, environment)
         if example.heard:
             listener.hear(example.heard, prober)
@@ -260,7 +273,7 @@ def test_every_shell_block_of_the_protocol_page_is_executed() -> None:
     """None is left out by a slip in its mark."""
     for section, found in EXAMPLES.items():
         for example in found:
-            assert example.kind in ("listen", "run", "pool"), (section, example.script)
+            assert example.kind in ("listen", "run", "pool", "embed"), (section, example.script)
             assert example.kind == "listen" or example.heard or example.printed, (section, example.script)
 
 

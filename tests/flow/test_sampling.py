@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from agent.engine.frames import Sampling
-from agent.engine.llama import Context, Model
+from agent.engine.grammar import Grammar
+from agent.engine.llama import Abort, Context, Model
 from agent.engine.sampling import Sampler
 
 NUM_TOKENS = 60
@@ -23,7 +24,7 @@ SETTINGS = [
 def test_the_shortlist_changes_no_choice(model: Path, want: Sampling) -> None:
     """With the same seed, the shortlist and the whole vocabulary give the same tokens."""
     loaded = Model(str(model), use_extra_bufts=False, use_mmap=True)
-    context = Context(loaded, context_tokens=128, parallel=1, batch_tokens=8, threads=1)
+    context = Context(loaded, Abort(), context_tokens=128, parallel=1, batch_tokens=8, threads=1)
     short, whole = Sampler(loaded, want), Sampler(loaded, want)
     everything = np.arange(loaded.num_vocab, dtype=np.int32)
     token, chosen, expected = 1, [], []
@@ -31,9 +32,33 @@ def test_the_shortlist_changes_no_choice(model: Path, want: Sampling) -> None:
         context.decode([(token, position, 0, True)])
         logits = context.logits(0)
         chosen.append(short.choose(logits))
-        expected.append(whole._through_chain(everything, logits, None))
+        expected.append(whole._through_chain(everything, logits))
         token = expected[-1]
     for opened in (short, whole, context, loaded):
+        opened.close()
+    assert chosen == expected
+    assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("want", SETTINGS, ids=str)
+def test_looking_at_few_tokens_changes_no_constrained_choice(model: Path, want: Sampling) -> None:
+    """With the same seed, a grammar over the likeliest tokens and over the whole vocabulary give the same tokens."""
+    loaded = Model(str(model), use_extra_bufts=False, use_mmap=True)
+    context = Context(loaded, Abort(), context_tokens=128, parallel=1, batch_tokens=8, threads=1)
+    few, whole = Sampler(loaded, want), Sampler(loaded, want)
+    grammar = Grammar(loaded, {"type": "array", "items": {"type": "integer"}, "minItems": 30})
+    everything = np.arange(loaded.num_vocab, dtype=np.int32)
+    token, chosen, expected = 1, [], []
+    for position in range(NUM_TOKENS):
+        context.decode([(token, position, 0, True)])
+        logits = context.logits(0)
+        chosen.append(few.choose(logits, grammar.sampler))
+        expected.append(whole._through_chain(whole._fitting(everything, logits, grammar.sampler), logits))
+        token = expected[-1]
+        if not grammar.allows(token):
+            break
+        grammar.accept(token)
+    for opened in (few, whole, grammar, context, loaded):
         opened.close()
     assert chosen == expected
     assert len(set(expected)) > 1

@@ -343,7 +343,9 @@ def test_priority_overtakes_and_a_full_queue_says_when_to_come_again(
     patient: IotClient, module_lab: Lab, narrow: AgentProcess
 ) -> None:
     """With the engine busy, 9 goes before 4 and 4 before 0, equals in order; more than may wait get 429."""
-    patient.ask({"id": "busy", "prompt": "Tell me a story.", "max_tokens": 1900, "stream": True, **ENDLESS})
+    patient.ask(
+        {"id": "busy", "prompt": "Tell me a story.", "max_tokens": 1900, "priority": 9, "stream": True, **ENDLESS}
+    )
     first_delta(patient, "busy")
     other = module_lab.client(narrow, client="+")  # sees everybody's finals, so their order
     asker = module_lab.client(narrow)

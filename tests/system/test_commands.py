@@ -17,6 +17,7 @@ Done = subprocess.CompletedProcess[str]
 COMMANDS: list[list[str]] = [
     ["run"], ["check"], ["selftest"], ["ask"], ["status"], ["version"], ["requests"], ["requests", "ls"],
     ["requests", "show"], ["requests", "purge"], ["models"], ["models", "fetch"],
+    ["quarantine"], ["quarantine", "ls"], ["quarantine", "release"],
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.fakes.client import IotClient
 from tests.fakes.node import AgentProcess
+from tests.fakes.tiny_model import tiny_model
 from tests.fakes.waiting import is_alive, until
 from tests.system.conftest import ENDLESS, Lab
 
@@ -375,8 +376,12 @@ def test_daemon_without_a_good_model_waits_for_one(lab: Lab, model: Path, tmp_pa
     stages = {
         "there is no such file": None,
         "it is not a GGUF file": lambda path: path.write_bytes(b"hello" * 1000),
-        "cannot load the model": truncated,
-        "failed to read header": lambda path: path.write_bytes(b"GGUF" + random.Random(1).randbytes(4096)),
+        "it ends at byte 1048576, inside": truncated,
+        "its GGUF version is": lambda path: path.write_bytes(b"GGUF" + random.Random(1).randbytes(4096)),
+        # What only llama.cpp knows to be wrong.
+        "unknown pre-tokenizer": lambda path: path.write_bytes(
+            tiny_model().key("tokenizer.ggml.pre", "string", "unheard-of").build()
+        ),
     }
     for number, (problem, make) in enumerate(stages.items()):
         if make:

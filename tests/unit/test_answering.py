@@ -3,18 +3,27 @@
 import asyncio
 import random
 import time
+from array import array
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec import UNSET
 
+from agent.adapters import AdapterFile
 from agent.answering import Answering
 from agent.config import Limits, Sampling
 from agent.engine import frames
+from agent.engine.death import Death
 from agent.engine.supervisor import State
-from contract.answers import Timings
+from agent.quarantine import Quarantine
+from agent.weights.adapter import Adapter
+from contract.answers import Failure, Timings
 from contract.errors import Refused
+from contract.requests import Request
+from contract.status import Status
 from tests.fakes.scripted import Asker, ScriptedEngine, done
 
 
@@ -23,14 +32,35 @@ class Bench:
 
     def __init__(self, parallel: int = 2, **limits: int) -> None:
         self.engine, self.asker = ScriptedEngine(), Asker()
+        self.adapters: dict[str, AdapterFile] = {}
         self.answering = Answering(
-            node="n1", model="m@1", parallel=parallel, limits=Limits(**limits), sampling=Sampling(), send=self.engine
+            node="n1",
+            model="m@1",
+            parallel=parallel,
+            limits=Limits(**limits),
+            sampling=Sampling(),
+            find_adapter=self._find_adapter,
+            quarantine=Quarantine(),
+            send=self.engine,
         )
         self.answering.on_engine(State.READY)
 
-    def ask(self, name: str, *, client: str = "c", ttl_s: float = 60, priority: int = 4) -> None:
+    def put_adapter(self, name: str, sha256: str) -> None:
+        """Makes an adapter known, in place of another one of this name."""
+        facts = Adapter(
+            label=name, architecture="llama", rank=8, alpha=16, activation="prompt", num_bytes=1, pairs={}
+        )  # fmt: skip
+        self.adapters[name] = AdapterFile(Path(f"{name}.gguf"), name, sha256, facts)
+
+    def ask(self, name: str, *, client: str = "c", ttl_s: float = 60, priority: int = 4, **fields: Any) -> None:
         """Submits a request."""
-        self.answering.submit(self.asker.job(name, time.monotonic(), client=client, ttl_s=ttl_s, priority=priority))
+        now = time.monotonic()
+        self.answering.submit(self.asker.job(name, now, client=client, ttl_s=ttl_s, priority=priority, **fields))
+
+    def _find_adapter(self, reference: str) -> AdapterFile:
+        if reference not in self.adapters:
+            raise Refused(Status.NOT_FOUND, "adapter", f"cannot find adapter {reference!r}")
+        return self.adapters[reference]
 
     def running(self) -> list[str]:
         """Names of what the engine was told to run, in order."""
@@ -40,10 +70,10 @@ class Bench:
         """The engine's number of the latest run of a request."""
         return next(run.job for run in reversed(self.engine.runs) if run.turns[0][1] == name)
 
-    def die(self) -> None:
+    def die(self, death: Death = Death.CRASH) -> None:
         """The engine dies and comes back."""
         self.answering.on_engine(State.STARTING)
-        self.answering.on_lost()
+        self.answering.on_lost(death)
         self.answering.on_engine(State.READY)
 
 
@@ -74,12 +104,51 @@ def test_requests_run_by_priority_and_then_in_order() -> None:
 
     async def scene() -> None:
         bench = Bench(parallel=1)
-        for name, priority in (("a", 4), ("b", 4), ("c", 9), ("d", 4)):
+        for name, priority in (("a", 9), ("b", 4), ("c", 9), ("d", 4)):
             bench.ask(name, priority=priority)
         for _ in range(4):
             bench.answering.on_frame(done(bench.engine.runs[-1].job))
             await turn()
         assert bench.running() == ["a", "c", "b", "d"]
+
+    play(scene)
+
+
+def test_a_higher_priority_takes_the_place_of_a_lower_one_that_runs() -> None:
+    """It goes to the engine though that is full, if one that goes on there is below it; at most twice `parallel`."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=2)
+        for name, priority in (("a", 4), ("b", 6), ("same", 4), ("c", 5)):
+            bench.ask(name, priority=priority)
+        assert bench.running() == ["a", "b", "c"]  # `a` pauses; `same` is above none
+        bench.ask("d", priority=5)
+        bench.ask("below", priority=3)
+        assert bench.running() == ["a", "b", "c"]  # b and c go on, and none is below d
+        bench.ask("e", priority=9)
+        assert bench.running() == ["a", "b", "c", "e"]
+        bench.ask("f", priority=9)
+        assert bench.running() == ["a", "b", "c", "e"]  # b would give way, but four are enough
+        assert [run.priority for run in bench.engine.runs] == [4, 6, 5, 9]
+        bench.answering.on_frame(done(bench.number("a")))
+        await turn()
+        assert bench.running()[4:] == ["f"]
+
+    play(scene)
+
+
+def test_a_suspect_is_not_preempted_and_preempts_nobody() -> None:
+    """What runs alone after a crash stays alone, whatever comes."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=2)
+        bench.ask("low", priority=1)
+        bench.die()
+        bench.ask("high", priority=9)
+        assert bench.running() == ["low", "low"]
+        bench.answering.on_frame(done(bench.number("low")))
+        await turn()
+        assert bench.running() == ["low", "low", "high"]
 
     play(scene)
 
@@ -176,6 +245,70 @@ def test_only_the_guilty_fails_when_the_engine_dies_twice() -> None:
                 bench.answering.on_frame(done(bench.number(name)))
         await turn()
         assert bench.asker.statuses() == {"good": [200], "evil": [500], "fine": [200]}
+
+    play(scene)
+
+
+def test_what_killed_two_engines_is_not_run_a_third_time() -> None:
+    """The same question again is refused before it reaches the engine, also when it waited already; others run."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        for name in ("evil", "again", "good"):
+            job = bench.asker.job(name, time.monotonic())
+            job.request = msgspec.structs.replace(job.request, prompt=name.replace("again", "evil"))
+            bench.answering.submit(job)
+        bench.die()
+        bench.die()
+        await turn()
+        assert bench.running() == ["evil", "evil", "good"]
+        assert bench.asker.statuses() == {"evil": [500], "again": [500], "good": []}
+        errors = {name: bench.asker.finals[name][0].error for name in ("evil", "again")}
+        assert [error.code for error in errors.values() if isinstance(error, Failure)] == [
+            "engine_failed", "quarantined",
+        ]  # fmt: skip
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "deaths"),
+    [(3, (Death.KILLED, Death.KILLED)), (1, (Death.KILLED, Death.CRASH)), (3, (Death.CRASH, None))],
+)
+def test_one_fault_is_not_enough_for_quarantine(rounds: int, deaths: tuple[Death | None, ...]) -> None:
+    """Engines that were killed from outside are not held against a request, and an answer clears it."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        for _ in range(rounds):
+            bench.ask("a")
+            for death in deaths:
+                if death:
+                    bench.die(death)
+                else:
+                    bench.answering.on_frame(done(bench.number("a")))
+            await turn()
+        assert len(bench.engine.runs) == 2 * rounds
+        assert bench.answering._quarantine.items == []
+
+    play(scene)
+
+
+def test_a_hang_counts_though_its_request_has_expired() -> None:
+    """Who was answered 408 because the engine hung on it is not run a third time either."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        for _ in range(2):
+            bench.ask("a", ttl_s=0.01)
+            await until(lambda: bool(bench.asker.finals["a"]))
+            bench.die(Death.STALL)
+        bench.ask("a")
+        await turn()
+        assert len(bench.engine.runs) == 2
+        (final,) = bench.asker.finals["a"]
+        assert isinstance(final.error, Failure)
+        assert (final.status, final.error.code) == (500, "quarantined")
 
     play(scene)
 
@@ -332,7 +465,7 @@ def test_nothing_runs_on_an_engine_that_was_lost() -> None:
     async def scene() -> None:
         bench = Bench()
         bench.ask("a")
-        bench.answering.on_lost()
+        bench.answering.on_lost(Death.CRASH)
         bench.ask("b")
         assert bench.running() == ["a"]
         bench.answering.on_engine(State.STARTING)
@@ -500,7 +633,7 @@ def test_who_is_accepted_hears_how_many_are_before_it() -> None:
 
     async def scene() -> None:
         bench = Bench(parallel=1)
-        jobs = [bench.asker.job(name, time.monotonic(), priority=p) for name, p in (("a", 4), ("b", 4), ("c", 9))]
+        jobs = [bench.asker.job(name, time.monotonic(), priority=p) for name, p in (("a", 9), ("b", 4), ("c", 9))]
         for job in jobs:
             bench.answering.submit(job)
         assert [bench.answering.accepted(job).queue for job in jobs] == [0, 1, 0]
@@ -527,5 +660,88 @@ def test_times_and_status_counts_are_kept() -> None:
         assert isinstance(waited, Timings)
         assert waited.first_token_ms is None
         assert bench.answering.num_ended == {200: 1, 408: 1}
+
+    play(scene)
+
+
+def test_an_adapter_goes_to_the_engine_by_its_digest() -> None:
+    """The final says which version has answered; a request without one says that it had none."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.put_adapter("home", "ab" * 32)
+        bench.ask("a", adapter="home", activation="user")
+        bench.ask("b")
+        assert [(run.adapter, run.activation) for run in bench.engine.runs] == [("ab" * 32, "user"), (None, None)]
+        assert bench.answering.adapters_in_use == {"ab" * 32}
+        for run in bench.engine.runs:
+            bench.answering.on_frame(done(run.job))
+        await turn()
+        assert bench.asker.finals["a"][0].adapter == "home@abababababab"
+        assert bench.asker.finals["b"][0].adapter is None
+        assert bench.answering.adapters_in_use == set()
+
+    play(scene)
+
+
+def test_an_adapter_that_was_replaced_while_a_request_waited() -> None:
+    """The version that is there when it runs answers it, and the final names that one."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        bench.put_adapter("home", "ab" * 32)
+        bench.ask("first", adapter="home")
+        bench.ask("second", adapter="home")
+        bench.put_adapter("home", "cd" * 32)
+        bench.answering.on_frame(done(bench.number("first")))
+        await turn()
+        bench.answering.on_frame(done(bench.number("second")))
+        await turn()
+        labels = [bench.asker.finals[name][0].adapter for name in ("first", "second")]
+        assert labels == ["home@abababababab", "home@cdcdcdcdcdcd"]
+
+    play(scene)
+
+
+def test_an_adapter_that_went_away_while_a_request_waited() -> None:
+    """The request ends with 404 and without the engine; those behind it go on."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        bench.put_adapter("home", "ab" * 32)
+        bench.ask("runs")
+        bench.ask("waits", adapter="home")
+        bench.ask("behind")
+        del bench.adapters["home"]
+        bench.answering.on_frame(done(bench.number("runs")))
+        await turn()
+        assert bench.running() == ["runs", "behind"]
+        (final,) = bench.asker.finals["waits"]
+        assert (final.status, final.adapter) == (404, None)
+        bench.answering.on_frame(done(bench.number("behind")))
+        await turn()
+        assert bench.asker.statuses() == {"runs": [200], "waits": [404], "behind": [200]}
+
+    play(scene)
+
+
+def test_embeddings_come_as_numbers() -> None:
+    """An embed request becomes an `Embed` frame; its final has the vectors and no text."""
+
+    async def scene() -> None:
+        bench = Bench()
+        job = bench.asker.job("e", time.monotonic())
+        job.request = Request(task="embed", input=["a", "b"], truncate=True, priority=7)
+        bench.answering.submit(job)
+        (told,) = bench.engine.told
+        assert isinstance(told, frames.Embed)
+        assert (told.texts, told.truncate, told.priority) == (["a", "b"], True, 7)
+        vectors = [array("f", [0.6, -0.8]).tobytes(), array("f", [1, 0]).tobytes()]
+        bench.answering.on_frame(frames.Embedded(job=told.job, vectors=vectors, prompt_tokens=6))
+        await turn()
+        (final,) = bench.asker.finals["e"]
+        assert (final.status, final.text, final.finish_reason) == (200, UNSET, UNSET)
+        assert final.embeddings == [[0.6, -0.8], [1.0, 0.0]]
+        assert msgspec.to_builtins(final.usage) == {"prompt_tokens": 6, "cached_tokens": 0, "completion_tokens": 0}
 
     play(scene)

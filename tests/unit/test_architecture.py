@@ -11,6 +11,7 @@ import pytest
 SOURCES = sorted(p for folder in ("contract", "agent", "fleet") for p in Path(folder).rglob("*.py"))
 FORBIDDEN_IN_DAEMON = {
     "llama_cpp", "numpy", "typer", "rich", "pydantic", "httpx", "sqlalchemy", "jinja2", "jsonschema", "fleet",
+    "gguf",
 }  # fmt: skip
 VAGUE = {"helper", "helpers", "util", "utils", "manager", "handler", "common", "base", "core", "service", "misc"}
 
@@ -70,6 +71,13 @@ def test_inside_the_agent_nothing_looks_up() -> None:
         assert not imports(path) & above, path
     for name in ("config", "errors", "logs"):
         assert not imports(Path(f"agent/{name}.py")) & {*above, "agent.store", "agent.engine"}, name
+
+
+def test_looking_at_weights_needs_nothing_of_the_agent() -> None:
+    """Both the daemon and the engine look at files, so what does it knows neither, nor anything but errors."""
+    for path in Path("agent/weights").glob("*.py"):
+        known = {name for name in imports(path) if name.startswith(("agent.", "contract."))}
+        assert all(name.startswith(("agent.weights", "agent.errors")) for name in known), path
 
 
 def test_names_say_what_is_inside() -> None:

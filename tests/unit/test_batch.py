@@ -17,12 +17,14 @@ class Standing:
     tokens: list[int]
     position: int
     num_portion_tokens: int
+    priority: int = 4
 
 
-def prompt(length: int, position: int = 0, portion: int | None = None) -> Sequence:
+def prompt(length: int, position: int = 0, portion: int | None = None, priority: int = 4) -> Sequence:
     """A sequence whose prompt is computed up to `position`."""
     left = length - position
-    return Standing(Stage.PROMPT, [0] * length, position, portion or left)  # type: ignore[return-value]  # its part
+    standing = (Stage.PROMPT, [0] * length, position, portion or left, priority)
+    return Standing(*standing)  # type: ignore[return-value]  # the part that counts
 
 
 def decoding() -> Sequence:
@@ -37,6 +39,18 @@ def test_who_speaks_goes_on_before_prompts_are_computed() -> None:
     assert [(share.sequence, share.num_tokens, share.samples) for share in shares] == [
         (speaking, 1, True), (first, 63, False),
     ]  # fmt: skip
+
+
+def test_urgent_prompts_are_computed_first() -> None:
+    """Of several prompts the one of the highest priority comes first, and of equals the oldest."""
+    old, urgent, new = prompt(40), prompt(40, priority=9), prompt(40)
+    assert [share.sequence for share in plan([old, urgent, new], 128)] == [urgent, old, new]
+    assert [share.sequence for share in plan([old, urgent, new], 40)] == [urgent]
+
+
+def test_nobody_gets_a_step_without_room() -> None:
+    """When those who speak fill the step, prompts wait."""
+    assert [share.num_tokens for share in plan([prompt(9), *(decoding() for _ in range(4))], 4)] == [1] * 4
 
 
 def test_a_prompt_gives_a_token_with_its_last_portion_only() -> None:
