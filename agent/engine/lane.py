@@ -11,8 +11,9 @@ import numpy as np
 from agent.engine.batch import Share, plan
 from agent.engine.growth import Growth
 from agent.engine.kv_state import SavedState, StateError, saved
-from agent.engine.llama import Context, LoadError, Logits
+from agent.engine.llama import Context, LoadError
 from agent.engine.prefix import MIN_SHARED_TOKENS, Computed, PrefixStore, num_usable
+from agent.engine.row import Logits
 from agent.engine.sequence import Sequence, Stage
 from agent.engine.switch import Switch
 from agent.engine.turns import Turns

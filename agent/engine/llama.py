@@ -8,12 +8,10 @@ import ctypes
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from llama_cpp import llama_cpp as lib
 
 from agent.engine.kv_state import ROOM_BYTES, Bytes, StateError, of_one_stream, of_streams
-
-Logits = npt.NDArray[np.float32]
+from agent.engine.row import Logits
 
 # llama.cpp asks this between the nodes of a graph whether to stop. A Python callback costs 0.14 ms a decode and
 # waits for the interpreter lock. libc's strlen has the right shape: it reads the byte that `Abort.set` sets
@@ -67,6 +65,7 @@ class Model:
         # Where samplers work: one row of candidates for all, because one thread samples one row at a time.
         self.candidates = np.zeros(self.num_vocab, dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         self.scratch = np.empty(self.num_vocab, dtype=np.float32)
+        self._pieces: dict[tuple[int, bool], bytes] = {}
         if not lib.llama_model_has_decoder(self.pointer) or lib.llama_model_has_encoder(self.pointer):
             raise LoadError("it is not a decoder-only text model")
 
@@ -96,9 +95,12 @@ class Model:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token. `token` must be below `num_vocab`."""
-        room = ctypes.create_string_buffer(512)  # not shared: slots are made in a thread of their own
-        size = lib.llama_token_to_piece(self.vocab, token, room, len(room), 0, special)
-        return room.raw[: max(0, size)]
+        known = self._pieces.get((token, special))
+        if known is None:
+            room = ctypes.create_string_buffer(512)  # not shared: slots are made in a thread of their own
+            size = lib.llama_token_to_piece(self.vocab, token, room, len(room), 0, special)
+            known = self._pieces[token, special] = room.raw[: max(0, size)]
+        return known
 
     def is_control(self, token: int) -> bool:
         """Whether text never becomes this token: it is a control token, or one that the vocabulary does not use."""

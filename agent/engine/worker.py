@@ -16,7 +16,7 @@ from agent.engine.lane import Lane
 from agent.engine.llama import Abort, Context, Model
 from agent.engine.prefix import PrefixStore
 from agent.engine.routing import Routing
-from agent.engine.sampling import NoChoice
+from agent.engine.row import NoChoice
 from agent.engine.sequence import Sequence
 from agent.engine.slot_lane import NoSlots, SlotLane, make_slot_lane
 from agent.engine.switch import TurnSwitch
