@@ -108,16 +108,16 @@ class Lane:
         return sequence
 
     def prepares(self, sequence: Sequence) -> bool:
-        """Whether it lacks a beginning that the base alone computes, and that is long enough to be computed here first.
+        """Whether it lacks a beginning that the base alone computes and that is worth being computed here first.
 
         In a lane without slots a token of a prompt takes two thirds of the time.
         """
+        if sequence.stream is not None:
+            leader, num_tokens = sequence.leader or (sequence, sequence.num_base_tokens)
+            if leader in self.sequences and leader.position < num_tokens:
+                return True  # it has begun, or its leader has
         if sequence.num_base_tokens - sequence.position < MIN_BASE_TOKENS:
             return False
-        if sequence.stream is not None:
-            leader, num_tokens = sequence.leader or (sequence, len(sequence.tokens))
-            if leader in self.sequences and leader.position < num_tokens:
-                return True  # it or its leader is computing
         return sequence.num_base_tokens - self._best_source(sequence).num_tokens >= MIN_BASE_TOKENS
 
     def refusals(self) -> list[Refusal]:
@@ -125,7 +125,7 @@ class Lane:
         refused, self._refused = self._refused, []
         return refused
 
-    def arrange(self) -> None:
+    def arrange(self, *, may_grow: bool = True) -> None:
         """Gives streams to those that wait, the most urgent first; one of lower priority is parked for them."""
         if not self.pending:
             return
@@ -146,7 +146,7 @@ class Lane:
             self.pending.remove(sequence)
             self.sequences.append(sequence)
             self._place(sequence)
-        if self.pending and not self._free and self._growth.is_worth_it:
+        if may_grow and self.pending and not self._free and self._growth.is_worth_it:
             self._grow()
 
     def step(self) -> list[tuple[Sequence, Logits]]:

@@ -208,7 +208,8 @@ class Worker:
             self._end(sequence)
 
     def _step(self, lane: Lane) -> None:
-        lane.arrange()
+        # Sequences only pass through the lane that is not theirs.
+        lane.arrange(may_grow=lane is self._lanes[self._routing.in_slots])
         chosen = lane.step()
         for sequence, why in lane.refusals():
             self._inbox.forget(sequence.job)
