@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from agent.errors import AgentError
 
-# A use counts half after as many others as half of this. Less follows a change sooner, more knows steady demand better
+# A use counts half after about half as many others. Less follows a change sooner, more knows steady demand better
 # (docs/adr/0019-eviction.md).
 FULL_USES = 4000
 
