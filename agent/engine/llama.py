@@ -153,7 +153,7 @@ class Context:
         self.batch_tokens = batch_tokens
         self.parallel = parallel
         self.head_size = model.head_size
-        self._num_vocab = model.num_vocab
+        self._row = ctypes.c_float * model.num_vocab
         self._memory = lib.llama_get_memory(self.pointer)
         self._batch = lib.llama_batch_init(batch_tokens, 0, 1)
         self._abort = abort  # llama.cpp has its address
@@ -190,7 +190,8 @@ class Context:
         pointer = lib.llama_get_logits_ith(self.pointer, row)
         if not pointer:
             raise RuntimeError(f"row {row} has no logits")
-        return np.ctypeslib.as_array(pointer, shape=(self._num_vocab,))
+        # numpy's own way from a pointer makes a type each time, 0.07 ms.
+        return np.frombuffer(self._row.from_address(ctypes.addressof(pointer.contents)), np.float32)
 
     def truncate(self, sequence: int, position: int) -> bool:
         """Forgets a sequence from `position` on; False where the memory cannot be cut (recurrent models)."""

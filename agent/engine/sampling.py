@@ -52,7 +52,8 @@ class Sampler:
 
     def bias(self, logits: Logits) -> None:
         """Adds what the request wants added to a row, before anything is chosen from it."""
-        logits[self._biased] += self._biases
+        if len(self._biased):
+            logits[self._biased] += self._biases
 
     def choose(self, logits: Logits, grammar: Any = None) -> int:
         """One token; a grammar, when given, first rules out what does not fit it."""

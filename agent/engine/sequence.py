@@ -70,6 +70,11 @@ class Sequence:
         return Stage.DECODE if self.position == len(self.tokens) - 1 else Stage.PROMPT
 
     @property
+    def num_base_tokens(self) -> int:
+        """How many tokens of the prompt the base alone computes."""
+        return self.activation if self.adapter else self.num_prompt_tokens
+
+    @property
     def num_portion_tokens(self) -> int:
         """How many tokens are to be computed up to the next cut, or to the end."""
         return next((cut for cut in self.cuts if cut > self.position), len(self.tokens)) - self.position

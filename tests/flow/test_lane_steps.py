@@ -74,7 +74,8 @@ class Stage:
     def step(self, times: int = 1) -> None:
         """What the engine's loop does."""
         for _ in range(times):
-            assert self.lane.arrange() == []
+            self.lane.arrange()
+            assert self.lane.refusals() == []
             for sequence, logits in self.lane.step():
                 sequence.choose(logits)
                 if sequence.finish_reason:
