@@ -1,7 +1,7 @@
 """Prepare a working copy: the virtual environment, the compiled engine, the broker for tests, the model.
 
     python3 bootstrap.py setup        .venv with everything in it
-    python3 bootstrap.py mosquitto    the broker that the tests start
+    python3 bootstrap.py servers      the broker and the database server that the tests start
     python3 bootstrap.py model        the default model, in .shoal/models
     python3 bootstrap.py embeddings   the default model for embeddings, in .shoal/embeddings
 
@@ -505,15 +505,18 @@ def remove_abandoned_builds(target: Path) -> None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-# --- mosquitto ------------------------------------------------------------------------------------------
+# --- servers --------------------------------------------------------------------------------------------
 
 PACKAGE_OF = {
     "mosquitto": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
+    "initdb": "postgresql",
 }
+# Where Debian keeps programs that are not in the PATH of ordinary users, or in nobody's.
+MORE_PATHS = ("/usr/local/sbin", "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin")))
 
-# The tests start brokers of their own; the service of the package is neither started nor enabled by us.
+# The tests start servers of their own; the services of the packages are neither started nor enabled by us.
 # The guard is the mechanism that Debian has for this. Should it be left behind by a power cut, it permits
 # everything again, because the process that it names is gone.
 INSTALL_SCRIPT = r"""
@@ -525,27 +528,28 @@ if [ ! -e "$guard" ]; then
     trap 'exit 1' HUP INT TERM
     cat > "$guard" <<END
 #!/bin/sh
-case "\$*" in *mosquitto*) kill -0 $$ 2> /dev/null && exit 101 ;; esac
+case "\$*" in *mosquitto*|*postgresql*) kill -0 $$ 2> /dev/null && exit 101 ;; esac
 exit 0
 END
     chmod 755 "$guard"
 fi
 install() { apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=60 "$@"; }
 install "$@" || { apt-get update && install "$@"; }
-case " $* " in
-*" mosquitto "*) [ ! -d /run/systemd/system ] || systemctl disable --quiet --now mosquitto.service ;;
-esac
+for package in "$@"; do
+    case "$package" in
+    mosquitto|postgresql) [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "$package.service" ;;
+    esac
+done
 """
 
 
-def mosquitto() -> None:
-    """Have mosquitto and its command-line clients, from the system's packages when they are missing.
+def servers() -> None:
+    """Have mosquitto, its command-line clients and PostgreSQL, from the system's packages when they are missing.
 
     Raises:
         CannotError: they are missing and we may not, or cannot, install them.
     """
-    # Debian keeps the broker in /usr/sbin, which is not in the PATH of ordinary users.
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *MORE_PATHS])
     missing = sorted({package for name, package in PACKAGE_OF.items() if not shutil.which(name, path=path)})
     if not missing:
         return
@@ -610,7 +614,7 @@ def fetch_model(*words: str) -> None:
 
 COMMANDS: dict[str, Callable[[], None]] = {
     "setup": setup,
-    "mosquitto": mosquitto,
+    "servers": servers,
     "model": model,
     "embeddings": embeddings,
 }

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fleet.broker_url import DEFAULT_URL, ENV_BROKER
-from fleet.commands import ask, demo, status, version
+from fleet.commands import ask, demo, identity, init, serve, status, version
 from fleet.errors import FleetError
 from fleet.options import check_options
 from fleet.terminal import complain
@@ -18,6 +18,11 @@ app = typer.Typer(name="fleet", no_args_is_help=True, epilog=EPILOG, pretty_exce
 app.command(epilog=ask.EPILOG)(ask.ask)
 app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=demo.EPILOG)(demo.demo)
+app.command()(init.init)
+app.command()(serve.serve)
+app.add_typer(identity.token_app, name="token")
+app.add_typer(identity.client_app, name="client")
+app.command()(identity.revoke)
 app.command()(version.version)
 
 

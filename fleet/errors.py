@@ -33,6 +33,22 @@ class DemoError(FleetError):
     """The demo's own machine: something it starts does not come up."""
 
 
+class FolderError(FleetError):
+    """The controller's machine: its folder, its database or a program it needs cannot be used."""
+
+
+class EnrolmentError(FleetError):
+    """A device or client, or who speaks for it: it gets no identity, or none any more.
+
+    Attributes:
+        code: a fixed word for programs.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class BrokerError(FleetError):
     """The broker's operator: it cannot be reached, or it refuses."""
 

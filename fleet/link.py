@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -50,12 +50,30 @@ class Incoming:
     properties: Properties
 
 
+@dataclass(frozen=True)
+class Presence:
+    """What is retained on a topic: `here` as soon as there is a connection, `lost` when it breaks."""
+
+    topic: str
+    here: bytes
+    lost: bytes
+
+
 class Link:
     """A connection to the broker; `open_link` makes one, for a `with` block."""
 
-    def __init__(self, broker: BrokerUrl, tls: ssl.SSLContext | None, session_s: int) -> None:
+    def __init__(
+        self,
+        broker: BrokerUrl,
+        tls: ssl.SSLContext | None,
+        session_s: int,
+        new_presence: Callable[[], Presence] | None,
+    ) -> None:
         self.broker = broker
         self._tls = tls
+        self._new_presence = new_presence
+        self._presence: Presence | None = None
+        self._unawaited: set[int] = set()
         self._session_s = session_s
         self._client_id = f"fleet-{secrets.token_hex(8)}"
         self._incoming: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
@@ -195,6 +213,7 @@ class Link:
         if self._tls is not None:
             client.tls_set_context(self._tls)
         client.on_socket_open = _send_at_once
+        client.on_pre_connect = self._on_pre_connect
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
@@ -237,7 +256,15 @@ class Link:
 
     # Callbacks, on paho's thread, with paho's signatures.
 
+    def _on_pre_connect(self, client: paho.Client, _d: Any) -> None:
+        if self._new_presence is not None:
+            self._presence = self._new_presence()
+            client.will_set(self._presence.topic, self._presence.lost, qos=1, retain=True)
+
     def _on_connect(self, client: paho.Client, _d: Any, flags: Any, reason: ReasonCode, _p: Any) -> None:
+        if self._presence is not None and not reason.is_failure:
+            info = client.publish(self._presence.topic, self._presence.here, 1, retain=True)
+            self._unawaited.add(info.mid)
         if not self._was_connected:
             self._was_connected = not reason.is_failure
             self._connack.put(reason)
@@ -256,6 +283,9 @@ class Link:
         self._on_ack(mid, [reason])
 
     def _on_ack(self, mid: int, reasons: list[ReasonCode]) -> None:
+        if mid in self._unawaited:
+            self._unawaited.discard(mid)
+            return
         with self._acked:
             self._acks[mid] = reasons
             self._acked.notify_all()
@@ -269,19 +299,26 @@ class Link:
         self._incoming.put(Incoming(topic, bytes(message.payload), message.retain, properties))
 
 
-def open_link(broker: BrokerUrl, tls: ssl.SSLContext | None = None, *, session_s: int = 0) -> Link:
+def open_link(
+    broker: BrokerUrl,
+    tls: ssl.SSLContext | None = None,
+    *,
+    session_s: int = 0,
+    new_presence: Callable[[], Presence] | None = None,
+) -> Link:
     """Connects to the broker.
 
     Args:
         broker: where it is.
         tls: how to talk TLS, or None for a plain connection.
         session_s: how long an MQTT 5 broker keeps messages for this link while the connection is away.
+        new_presence: asked before every attempt to connect, for what to say about it.
 
     Raises:
         UnreachableError: nothing that talks MQTT answers there.
         RefusedError: the broker does not let us in.
     """
-    return Link(broker, tls, session_s)
+    return Link(broker, tls, session_s, new_presence)
 
 
 def _is_five(client: paho.Client) -> bool:

@@ -12,6 +12,7 @@ from agent.models import DEFAULT_FILE
 from tests.fakes.client import IotClient
 from tests.fakes.mosquitto import Mosquitto
 from tests.fakes.node import AgentProcess
+from tests.fakes.postgres import Postgres
 
 _numbers = itertools.count(1)
 
@@ -40,6 +41,22 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
     running = Mosquitto(tmp_path_factory.mktemp("broker")).start()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests."""
+    running = Postgres().start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'fleet.db'}"
+    return str(request.getfixturevalue("postgres").new_database())
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,11 @@ from pathlib import Path
 from fleet.broker_url import PORTS
 from fleet.demo.process import Process, last_lines, start
 from fleet.errors import DemoError
+from fleet.mosquitto import find_mosquitto
 
 HOST = "127.0.0.1"
 LISTENS_WITHIN_S = 15.0
 POLL_S = 0.05
-
-# Debian keeps it in /usr/sbin, which is not in the PATH of ordinary users.
-MORE_PATHS = ("/usr/local/sbin", "/usr/sbin")
 
 # Why: 44 ms less for each message; nothing lost when the broker is killed; no answers dropped silently beyond
 # the default queue of 1000.
@@ -32,11 +30,6 @@ autosave_interval 1
 max_queued_messages 100000
 log_dest stdout
 """
-
-
-def find_mosquitto() -> str | None:
-    """The path of mosquitto, if it is installed."""
-    return shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), *MORE_PATHS]))
 
 
 def choose_port(wanted: int | None) -> int:

@@ -1,0 +1,118 @@
+"""The controller: makes the parts, connects them, starts and stops them in order.
+
+start: database → broker (for a trial) → lists of who is revoked → HTTPS ∥ link
+stop:  HTTPS → schedules → offline → link → broker → database
+"""
+
+import asyncio
+import fcntl
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from fleet.child_broker import ChildBroker
+from fleet.database.store import Database, open_database
+from fleet.enrolment import Enrolment
+from fleet.errors import FleetError, FolderError
+from fleet.folder import Folder
+from fleet.presence import Attendance
+from fleet.web.app import make_app
+from fleet.web.server import make_server
+
+log = structlog.get_logger()
+
+UPKEEP_S = 3600
+
+
+async def serve(folder: Folder, *, embedded_broker: bool) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        FolderError: the folder, the database, the port or the broker's program cannot be used.
+    """
+    _allow_many_connections()
+    with _only_one(folder):
+        database = open_database(folder.database_url)
+        broker = ChildBroker(folder)
+        try:
+            if embedded_broker:
+                await broker.begin()
+            await _serve(folder, database)
+        finally:
+            await broker.end()
+            database.close()
+
+
+async def _serve(folder: Folder, database: Database) -> None:
+    enrolment = Enrolment(folder, database, now_ms)
+    attendance = Attendance(folder, now_ms)
+
+    def health() -> dict[str, bool]:
+        return {"database": _answers(database), "broker": attendance.connected}
+
+    async def upkeep() -> None:
+        try:
+            await asyncio.to_thread(enrolment.sync_lists)
+            await asyncio.to_thread(enrolment.forget_expired)
+        except (FleetError, SQLAlchemyError) as error:
+            log.error("upkeep failed", error=type(error).__name__)
+
+    server = make_server(folder, make_app(enrolment, folder.authority("root").certificate_pem, health))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    await upkeep()
+    scheduler = AsyncIOScheduler()
+    scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
+    scheduler.start()
+    connecting = asyncio.create_task(attendance.begin(), name="link")
+    log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
+    try:
+        await server.serve()
+    except SystemExit:  # uvicorn's way to say that it cannot listen
+        port = folder.settings.https.port
+        raise FolderError(f"cannot listen on port {port}: it is taken or not allowed; set [https] port") from None
+    finally:
+        scheduler.shutdown(wait=False)
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        await attendance.end()
+    log.info("stopped")
+
+
+def now_ms() -> int:
+    """The controller's clock, ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def _answers(database: Database) -> bool:
+    try:
+        with database.read() as connection:
+            connection.execute(text("SELECT 1"))
+    except SQLAlchemyError:
+        return False
+    return True
+
+
+@contextmanager
+def _only_one(folder: Folder) -> Iterator[None]:
+    """Makes sure that one controller alone uses a folder; the lock ends with the process."""
+    with (folder.path / "serve.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FolderError(f"cannot serve: another controller uses {folder.path}; stop it first") from error
+        yield
+
+
+def _allow_many_connections() -> None:
+    """Raises the number of open files as far as allowed: the usual 1024 are soon taken by idle connections."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

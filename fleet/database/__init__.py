@@ -1,0 +1,1 @@
+"""The controller's state, in SQLite or PostgreSQL."""

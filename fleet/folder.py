@@ -1,0 +1,176 @@
+"""The controller's folder: what `fleet init` makes and `fleet serve` reads.
+
+    fleet.toml      the settings
+    fleet.db        the database, unless the settings name another
+    authority/      keys and certificates that sign: root (servers), nodes, clients
+    controller/     the controller's own: https, mqtt (its log-in at the broker), signing.key (desired state)
+    broker/         all that mosquitto reads and writes, and nothing else
+
+Private files have mode 0600 in folders of mode 0700.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from contract.enrolment import Role
+from contract.requests import Id
+from fleet.authority import Authority
+from fleet.errors import FolderError
+
+DEFAULT_PATH = Path("shoal-fleet")
+ENV_PATH = "SHOAL_FLEET_DIR"
+SETTINGS_FILE = "fleet.toml"
+DATABASE_FILE = "fleet.db"
+ROLES: tuple[Role, ...] = ("node", "client")
+
+T = TypeVar("T")
+Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Https(_Section, frozen=True, kw_only=True):
+    """Where devices enrol."""
+
+    host: str
+    port: Port = 8443
+
+
+class BrokerSection(_Section, frozen=True, kw_only=True):
+    """The MQTT broker: a port for nodes, another for clients."""
+
+    host: str
+    nodes_port: Port = 8883
+    clients_port: Port = 8884
+    # What lets it read its files again; without, mosquitto is sent SIGHUP by the pid in its pid file.
+    reload: list[str] = []
+
+
+class DatabaseSection(_Section, frozen=True, kw_only=True):
+    """SQLite in the folder, or what the URL names."""
+
+    url: str = ""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`fleet.toml`."""
+
+    fleet: Id
+    https: Https
+    broker: BrokerSection
+    database: DatabaseSection = DatabaseSection()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A controller's folder and its settings."""
+
+    path: Path
+    settings: Settings
+
+    @property
+    def fleet(self) -> str:
+        """The fleet's id."""
+        return self.settings.fleet
+
+    @property
+    def url(self) -> str:
+        """Where devices enrol."""
+        host = self.settings.https.host
+        return f"https://{f'[{host}]' if ':' in host else host}:{self.settings.https.port}"
+
+    @property
+    def database_url(self) -> str:
+        """The database, as SQLAlchemy names it."""
+        return self.settings.database.url or f"sqlite:///{self.path / DATABASE_FILE}"
+
+    @property
+    def broker(self) -> Path:
+        """What the broker reads and writes."""
+        return self.path / "broker"
+
+    def port(self, role: Role) -> int:
+        """The broker's port for a role."""
+        return self.settings.broker.nodes_port if role == "node" else self.settings.broker.clients_port
+
+    def authority(self, name: str) -> Authority:
+        """An authority: "root", "node" or "client".
+
+        Raises:
+            FolderError: its files cannot be read.
+        """
+        return _load(Authority.from_pem, self.path / "authority" / name)
+
+    def key_pair(self, name: str) -> tuple[Path, Path]:
+        """The files of the controller's own certificate and key: "https" or "mqtt"."""
+        stem = self.path / "controller" / name
+        return stem.with_suffix(".crt"), stem.with_suffix(".key")
+
+
+def open_folder(path: Path) -> Folder:
+    """The folder that `fleet init` made.
+
+    Raises:
+        FolderError: there is none, or its settings cannot be used.
+    """
+    file = path / SETTINGS_FILE
+    try:
+        raw: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+        return Folder(path.resolve(), msgspec.convert(raw, Settings))
+    except FileNotFoundError:
+        raise FolderError(
+            f"cannot find {file}: make a controller with `fleet init {path} --fleet NAME --host HOST`, "
+            "or name its folder with --dir"
+        ) from None
+    except OSError as error:
+        raise FolderError(f"cannot read {file}: {error.strerror}; run this as the folder's owner") from error
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise FolderError(f"cannot use {file}: {error}; repair it") from error
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Writes a new file that only its owner can read. Never overwrites.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Replaces a file as a whole: a reader, and a power cut, sees the old or the new content."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    write_private(fresh, content)
+    fresh.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Has the names in a folder on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _load(make: Callable[[bytes, bytes], T], stem: Path) -> T:
+    try:
+        return make(stem.with_suffix(".key").read_bytes(), stem.with_suffix(".crt").read_bytes())
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FolderError(f"cannot read {stem}.key and .crt: {why}; run this as the folder's owner") from error

@@ -1,0 +1,57 @@
+"""Who may read and write which topic, and mosquitto's words for it.
+
+mosquitto grants patterns to every user of a listener, with the user's name for `%u`, so a pattern cannot tell a
+node from a client: a client could answer in place of nodes, or pose as one. Nodes and clients therefore have a
+listener of their own each, with an authority and an access list of its own. The lists name no identity but the
+controller's, so nothing is written or read again when a device joins.
+"""
+
+from collections.abc import Iterator
+
+from contract import topics
+from contract.enrolment import Role
+from contract.topics import Topic
+
+# The controller's name at the broker. It is no id, so nobody can be enrolled with it.
+CONTROLLER = "_controller"
+
+# What a node says about itself. One line each: `node/%u/+` would include its own desired state.
+OF_NODE = (
+    topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry, topics.NodeHave,
+)  # fmt: skip
+TO_NODE = (topics.NodeRequest, topics.NodeCancel, topics.NodeDesired, topics.NodeCommand)
+TO_NODES = (topics.PoolRequest, topics.PoolCancel, topics.GroupPolicy)
+OF_CLIENT = (topics.NodeRequest, topics.PoolRequest, topics.NodeCancel, topics.PoolCancel)
+OF_CONTROLLER = (
+    topics.NodeDesired, topics.GroupPolicy, topics.NodeCommand, topics.ControllerStatus, topics.RolloutSummary,
+)  # fmt: skip
+
+
+def access_list(role: Role, fleet: str) -> str:
+    """The access list of the listener for a role."""
+    lines = list(_node_lines(fleet) if role == "node" else _client_lines(fleet))
+    return "\n".join(lines) + "\n"
+
+
+def _node_lines(fleet: str) -> Iterator[str]:
+    yield "# A node speaks for itself, hears what is for it, and answers clients."
+    yield from (f"pattern write {_own(kind, fleet, 'node')}" for kind in OF_NODE)
+    yield from (f"pattern read {_own(kind, fleet, 'node')}" for kind in TO_NODE)
+    yield from (f"pattern read {kind.filter(fleet)}" for kind in TO_NODES)
+    # A client may name a topic of its own below this for an answer, so the level is not fixed.
+    yield f"pattern write {topics.ROOT}/{fleet}/client/+/#"
+    yield ""
+    yield "# Only the controller steers."
+    yield f"user {CONTROLLER}"
+    yield from (f"topic readwrite {kind.filter(fleet)}" for kind in OF_CONTROLLER)
+    yield from (f"topic read {kind.filter(fleet)}" for kind in OF_NODE)
+
+
+def _client_lines(fleet: str) -> Iterator[str]:
+    yield "# A client asks in its own name and hears its own answers."
+    yield from (f"pattern write {_own(kind, fleet, 'client')}" for kind in OF_CLIENT)
+    yield f"pattern read {topics.ROOT}/{fleet}/client/%u/#"
+
+
+def _own(kind: type[Topic], fleet: str, role: Role) -> str:
+    return kind.filter(fleet, **{role: "%u"})
