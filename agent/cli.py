@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from agent.commands import ask, check, models, quarantine, requests, selftest, status, version
+from agent.commands import ask, check, enroll, models, quarantine, requests, selftest, status, version
 from agent.config import ENV_CONFIG, load_config
 from agent.errors import AgentError, ConfigError, ControlError
 
@@ -53,6 +53,8 @@ app.command("check")(check.check)
 app.command("selftest")(selftest.selftest)
 app.command("ask")(ask.ask)
 app.command("status")(status.status)
+app.command("enroll")(enroll.enroll)
+app.command("renew")(enroll.renew)
 app.command("version")(version.version)
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")

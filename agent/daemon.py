@@ -25,11 +25,13 @@ from agent.catalog import Catalog
 from agent.config import Config
 from agent.control import Control
 from agent.errors import StoreError
+from agent.identity import identity_folder
 from agent.intake import Intake
 from agent.job import Job
 from agent.link import Incoming, Link, Session
 from agent.post import Post
 from agent.quarantine import Item, Quarantine
+from agent.renewal import LOOK_S, Renewal
 from agent.store.database import Database
 from agent.store.facts import Facts
 from agent.store.journal import Journal
@@ -68,12 +70,20 @@ class Daemon:
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._messages: set[asyncio.Task[None]] = set()
+        self._renewal = Renewal(
+            identity_folder(config.state_dir),
+            self._facts,
+            system_ms=now_ms,
+            monotonic_s=time.monotonic,
+            connected=lambda: self._link.connected,
+        )
         self._link = Link(
             config.broker,
             client_id=config.node.id,
             new_session=self._new_session,
             on_message=self._on_message,
             on_connected=self._on_connected,
+            check_time=lambda: self._renewal.check_time,
         )
         self._post = Post(
             self._outbox,
@@ -117,6 +127,7 @@ class Daemon:
             log.info("requests from before the last stop run again", requests=again)
         scheduler = AsyncIOScheduler()
         scheduler.add_job(self._purge, "interval", seconds=PURGE_S)
+        scheduler.add_job(self._renewal.look, "interval", seconds=LOOK_S, jitter=LOOK_S // 10)
         scheduler.start()
         link = asyncio.create_task(self._link.run(), name="link")
         self._models.start()
@@ -145,6 +156,7 @@ class Daemon:
                 "protocol": self._link.protocol,
                 "session": self._session,
             },
+            "certificate_expires_ms": self._renewal.identity and self._renewal.identity.expires_ms,
             "engine": self._models.describe(),
             "models": self._models.describe_all(),
             "adapters": self._models.describe_adapters(),

@@ -21,5 +21,9 @@ class EngineError(AgentError):
     """The engine process does not start or does not answer."""
 
 
+class EnrolmentError(AgentError):
+    """The controller refuses or cannot be reached, or this device's identity is damaged."""
+
+
 class ControlError(AgentError):
     """The daemon cannot be reached over its control socket."""

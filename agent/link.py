@@ -29,6 +29,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.config import Broker
 from agent.errors import ConfigError
+from agent.tls import tls_context
 from contract.limits import MAX_PAYLOAD_BYTES
 from contract.mqtt5 import Properties
 
@@ -83,8 +84,11 @@ class Link:
         new_session: Callable[[], Awaitable[Session]],
         on_message: Callable[[Incoming], None],
         on_connected: Callable[[], None],
+        check_time: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`new_session` is asked before each attempt; the callbacks run in the event loop.
+        """`new_session` and `check_time` are asked before each attempt; the callbacks run in the event loop.
+
+        `check_time` says whether this device's clock is fit to judge the dates of the broker's certificate.
 
         Raises:
             ConfigError: a file for TLS or the password cannot be used.
@@ -94,7 +98,8 @@ class Link:
         self._new_session = new_session
         self._on_message = on_message
         self._on_connected = on_connected
-        self._tls = _tls_context(settings)
+        self._check_time = check_time
+        _tls(settings, check_time=True)  # to say now what is wrong
         self._password = _password(settings)
         self._versions = {
             "auto": (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311),
@@ -176,7 +181,12 @@ class Link:
     async def _one_connection(self) -> End:
         """One connection from the attempt to its end."""
         session = await self._new_session()
-        client = self._make_client(session)
+        try:
+            # Read again each time: the certificate may have been renewed.
+            client = self._make_client(session, _tls(self._settings, check_time=self._check_time()))
+        except ConfigError as error:
+            self._why = str(error)
+            return End.REFUSED
         self._closed.clear()
         self._settled.clear()
         try:
@@ -211,7 +221,7 @@ class Link:
             misc.cancel()
             self._drop(client)
 
-    def _make_client(self, session: Session) -> Client:
+    def _make_client(self, session: Session, tls: ssl.SSLContext | None) -> Client:
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
@@ -222,8 +232,8 @@ class Link:
         )
         if self._settings.username:
             client.username_pw_set(self._settings.username, self._password)
-        if self._tls:
-            client.tls_set_context(self._tls)
+        if tls is not None:
+            client.tls_set_context(tls)
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(WINDOW)
         client.will_set(session.will_topic, session.will_payload, qos=1, retain=True)
@@ -375,18 +385,15 @@ def _from_paho(paho: PahoProperties | None) -> Properties:
     )
 
 
-def _tls_context(settings: Broker) -> ssl.SSLContext | None:
+def _tls(settings: Broker, *, check_time: bool) -> ssl.SSLContext | None:
     if not (settings.tls or settings.ca_file):
         return None
     try:
-        context = ssl.create_default_context(cafile=settings.ca_file or None)
-        if settings.cert_file:
-            context.load_cert_chain(settings.cert_file, settings.key_file or None)
-    except (OSError, ssl.SSLError) as error:
+        return tls_context(settings.ca_file, settings.cert_file, settings.key_file, check_time=check_time)
+    except OSError as error:  # ssl.SSLError is one
         raise ConfigError(
             f"cannot use the TLS files of [broker] (ca_file, cert_file, key_file): {error}; give readable PEM files"
         ) from error
-    return context
 
 
 def _password(settings: Broker) -> str | None:

@@ -24,6 +24,11 @@ def setup_logs() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_Bridge()], force=True)
 
 
+def silence_logs() -> None:
+    """For commands that use parts of the controller: what they have to say is their one sentence."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 class _Bridge(logging.Handler):
     """What libraries warn of, by place and type: their messages can quote what strangers sent."""
 

@@ -43,6 +43,8 @@ def _node_lines(fleet: str) -> Iterator[str]:
     yield ""
     yield "# Only the controller steers."
     yield f"user {CONTROLLER}"
+    # The patterns above are for every user, but denials come first. It is no node: prompts and answers are not for it.
+    yield from (f"topic deny {topics.ROOT}/{fleet}/{level}/#" for level in ("pool", "client"))
     yield from (f"topic readwrite {kind.filter(fleet)}" for kind in OF_CONTROLLER)
     yield from (f"topic read {kind.filter(fleet)}" for kind in OF_NODE)
 

@@ -12,6 +12,7 @@ import typer
 from contract.enrolment import Role
 from fleet.errors import UsageError
 from fleet.folder import DEFAULT_PATH, ENV_PATH, Folder, open_folder
+from fleet.logs import silence_logs
 from fleet.terminal import warn, write
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def _enrolment(path: Path) -> "Iterator[tuple[Folder, Enrolment]]":
     from fleet.database.store import open_database
     from fleet.enrolment import Enrolment
 
+    silence_logs()
     folder = open_folder(path)
     database = open_database(folder.database_url)
     try:

@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,22 @@ from typing import Any
 import httpx
 
 from fleet.broker_url import BrokerUrl
-from fleet.folder import BrokerSection, DatabaseSection, Folder, Https, Settings, open_folder
+from fleet.folder import ROLES, BrokerSection, DatabaseSection, Folder, Https, Settings, open_folder
 from fleet.link import Link, open_link
-from tests.fakes.mosquitto import free_port
+from fleet.mosquitto import CONFIG_FILE
+from tests.fakes.mosquitto import find_mosquitto, free_port
 from tests.fakes.waiting import until
 
 HOST = "127.0.0.1"
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port."""
+    try:
+        socket.create_connection((HOST, port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def settings(database: str = "") -> Settings:
@@ -83,6 +96,18 @@ class ControllerProcess:
     def tls(self) -> ssl.SSLContext:
         """TLS that trusts this controller's root alone."""
         return ssl.create_default_context(cadata=self.folder.authority("root").certificate_pem.decode())
+
+    @contextmanager
+    def broker_alone(self) -> Iterator[None]:
+        """The broker with the generated configuration, while no controller runs."""
+        command = [find_mosquitto(), "-c", str(self.folder.broker / CONFIG_FILE)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            until(lambda: all(listens(self.folder.port(role)) for role in ROLES), "broker")
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
 
     def token(self, name: str, *words: str, role: str = "node") -> str:
         """A token for `name`."""
