@@ -19,6 +19,7 @@ from fleet.broker_url import BrokerUrl
 from fleet.folder import ROLES, BrokerSection, DatabaseSection, Folder, Https, Settings, open_folder
 from fleet.link import Link, open_link
 from fleet.mosquitto import CONFIG_FILE
+from fleet.web.server import NO_CHECK_TIME
 from tests.fakes.mosquitto import find_mosquitto, free_port
 from tests.fakes.waiting import until
 
@@ -94,8 +95,10 @@ class ControllerProcess:
             return None
 
     def tls(self) -> ssl.SSLContext:
-        """TLS that trusts this controller's root alone."""
-        return ssl.create_default_context(cadata=self.folder.authority("root").certificate_pem.decode())
+        """TLS that trusts this controller's root alone, whatever the date."""
+        context = ssl.create_default_context(cadata=self.folder.authority("root").certificate_pem.decode())
+        context.verify_flags |= NO_CHECK_TIME
+        return context
 
     @contextmanager
     def broker_alone(self) -> Iterator[None]:

@@ -5,18 +5,23 @@ import signal
 import ssl
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import select
 
 from agent.identity import PEM_FILE, load_identity
 from contract.enrolment import ENROL_PATH, RENEW_PATH, Enrol
 from contract.presence import NodeState
 from contract.topics import NodeStatus
+from fleet.authority import KeyPair
 from fleet.broker_url import BrokerUrl
+from fleet.database.identities import add_certificate
 from fleet.database.store import open_database
 from fleet.database.tables import certificates
 from fleet.errors import BrokerError
@@ -97,6 +102,36 @@ def test_a_certificate_renews_itself_with_the_same_key(controller: ControllerPro
     end_of_key = "-----END PRIVATE KEY-----\n"
     assert new.partition(end_of_key)[0] == old.partition(end_of_key)[0]
     assert new != old
+    open_link(BrokerUrl(HOST, controller.folder.port("node"), tls=True), tls_of(device, controller)).close()
+
+
+def aged(controller: ControllerProcess, device: EnrolledAgent, name: str, days: int) -> None:
+    """Gives a device a certificate for its key that expired some days ago."""
+    file = device.identity / PEM_FILE
+    key = load_pem_private_key(file.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signed = datetime.now(UTC) - timedelta(days=days + 7)
+    old = controller.folder.authority("node").certify(name, key.public_key(), signed, timedelta(days=7))
+    database = open_database(controller.folder.database_url)
+    with database.write() as connection:
+        add_certificate(connection, old.serial_number, name, 0, 0)
+    database.close()
+    file.write_bytes(KeyPair(key, old).key_pem + KeyPair(key, old).certificate_pem)
+
+
+def test_an_expired_certificate_renews_itself_for_thirty_days(
+    controller: ControllerProcess, device: EnrolledAgent
+) -> None:
+    """The broker does not take it any more; the controller does, for the same key, and then no longer."""
+    device.enroll(controller, controller.token("shed-1"))
+    aged(controller, device, "shed-1", days=31)
+    refused = device.command("renew")
+    assert refused.stderr.startswith("cannot renew 'shed-1': its certificate expired over 30 days ago"), refused.stderr
+    aged(controller, device, "shed-1", days=29)
+    with pytest.raises(BrokerError):
+        open_link(BrokerUrl(HOST, controller.folder.port("node"), tls=True), tls_of(device, controller))
+    renewed = device.command("renew")
+    assert renewed.returncode == 0, renewed.stderr
     open_link(BrokerUrl(HOST, controller.folder.port("node"), tls=True), tls_of(device, controller)).close()
 
 

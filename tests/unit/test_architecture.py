@@ -11,7 +11,7 @@ import pytest
 SOURCES = sorted(p for folder in ("contract", "agent", "fleet") for p in Path(folder).rglob("*.py"))
 FORBIDDEN_IN_DAEMON = {
     "llama_cpp", "numpy", "typer", "rich", "pydantic", "httpx", "sqlalchemy", "jinja2", "jsonschema", "fleet",
-    "gguf",
+    "gguf", "cryptography",
 }  # fmt: skip
 VAGUE = {"helper", "helpers", "util", "utils", "manager", "handler", "common", "base", "core", "service", "misc"}
 
