@@ -17,7 +17,8 @@ import msgspec
 
 from agent.errors import AgentError, ModelError, NoSpaceError
 from agent.models import BaseFile, mark_of
-from agent.store.adapters import VERSION_DIGITS, AdapterStore, NewAdapter
+from agent.store.adapter_entries import VERSION_DIGITS, NewAdapter
+from agent.store.adapters import AdapterStore
 from agent.weights.adapter import BASE_KEY, Adapter, check_adapter, check_finite, read_adapter
 from agent.weights.base_model import Base, read_base_file
 from agent.weights.gguf import parse

@@ -20,7 +20,8 @@ import structlog
 from agent.adapter_import import Errand, Outcome, Terms
 from agent.errors import StoreError
 from agent.models import BaseFile, mark_of
-from agent.store.adapters import VERSION_DIGITS, AdapterStore, Entry
+from agent.store.adapter_entries import VERSION_DIGITS, Entry
+from agent.store.adapters import AdapterStore
 from contract.errors import Refused
 from contract.presence import AdapterInfo
 from contract.status import Status

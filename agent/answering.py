@@ -23,7 +23,7 @@ from agent.job import Job
 from agent.logs import describe
 from agent.quarantine import Quarantine
 from agent.queue import Queue
-from agent.store.adapters import Entry
+from agent.store.adapter_entries import Entry
 from contract import limits as wire
 from contract.answers import Accepted, Delta, Failure, Final, Timings, Usage
 from contract.errors import Refused

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.store.adapters import Entry
+from agent.store.adapter_entries import Entry
 from contract.answers import Delta, Final
 from contract.requests import Request
 from contract.status import Status

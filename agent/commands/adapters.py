@@ -18,7 +18,8 @@ from agent.control import call
 from agent.errors import AgentError, ControlError, NoSpaceError
 from agent.memory import MIB
 from agent.packages import put_in_place
-from agent.store.adapters import FILE, AdapterStore, Entry, Sizes, Use
+from agent.store.adapter_entries import Entry, Sizes, Use
+from agent.store.adapters import FILE, AdapterStore
 from contract.status import Status
 
 app = typer.Typer(help="Adapters (LoRA) of this device.", no_args_is_help=True)

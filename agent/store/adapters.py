@@ -20,14 +20,14 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import ModelError, NoSpaceError, StoreError
-from agent.eviction import Candidate, NotEnoughError, choose, used
+from agent.eviction import NotEnoughError, used
+from agent.store import adapter_room
+from agent.store.adapter_entries import VERSION_DIGITS, Entry, NewAdapter, Sizes, Use
 from agent.store.adapter_migrations import migrations
 from agent.store.database import RESERVE_BYTES, Kind, open_file
-from agent.weights.adapter import Activation
-from agent.weights.parts import Parts, joined
+from agent.weights.parts import joined
 
 FILE = "adapters.db"
-VERSION_DIGITS = 12
 
 # All tables but the data: with it, opening would read the whole file. Damage in there is found by the digests.
 _SMALL_TABLES = ("tensors", "adapters", "parts", "names", "uses")
@@ -36,60 +36,6 @@ _ENTRIES = """
     SELECT n.name, n.pinned, a.sha256, a.base_sha256, a.bytes, a.rank, a.activation, a.imported_ms
     FROM adapters a {join} names n ON n.adapter = a.key ORDER BY n.name, a.sha256
 """
-# Of each adapter: bytes of tensors that no other has, and of those that others have too.
-_SIZES = """
-    SELECT a.key, a.sha256, a.bytes - coalesce(sum(p.num * p.bytes), 0) AS header_bytes,
-        coalesce(sum(CASE WHEN p.refs = p.num THEN p.bytes END), 0) AS own_bytes,
-        coalesce(sum(CASE WHEN p.refs > p.num THEN p.bytes END), 0) AS shared_bytes
-    FROM adapters a LEFT JOIN (
-        SELECT adapter, bytes, refs, count(*) AS num
-        FROM parts JOIN tensors ON tensors.key = parts.tensor GROUP BY adapter, tensor
-    ) p ON p.adapter = a.key GROUP BY a.key
-"""
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter under one of its names; `name` is empty for one that nothing names any more."""
-
-    name: str
-    sha256: str
-    base_sha256: str
-    bytes: int
-    rank: int
-    activation: Activation
-    pinned: bool = False
-    imported_ms: int = 0
-
-    @property
-    def label(self) -> str:
-        """`name@version`, as answers give it; the version is the digest's beginning."""
-        return f"{self.name}@{self.sha256[:VERSION_DIGITS]}"
-
-
-class NewAdapter(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be stored: a whole file that was checked, in parts."""
-
-    sha256: str
-    base_sha256: str
-    bytes: int
-    rank: int
-    activation: Activation
-    parts: Parts
-
-
-class Sizes(msgspec.Struct, frozen=True):
-    """Bytes of an adapter: its own, with the header, and those of tensors that others have too."""
-
-    own: int
-    shared: int
-
-
-class Use(msgspec.Struct, frozen=True):
-    """How much an adapter was used. `uses` fades with time and is as of `last_use_ms`."""
-
-    hits: int
-    uses: float
-    last_use_ms: int
 
 
 class AdapterStore:
@@ -134,7 +80,7 @@ class AdapterStore:
         with self._reading() as db:
             return {
                 row["sha256"]: Sizes(row["header_bytes"] + row["own_bytes"], row["shared_bytes"])
-                for row in db.execute(_SIZES)
+                for row in db.execute(adapter_room.SIZES)
             }
 
     def uses(self) -> dict[str, Use]:
@@ -143,10 +89,10 @@ class AdapterStore:
             rows = db.execute("SELECT sha256, hits, uses, last_use_ms FROM uses")
             return {row["sha256"]: Use(row["hits"], row["uses"], row["last_use_ms"]) for row in rows}
 
-    def disk_bytes(self) -> int:
-        """What the budget is about: pages of the file that hold something."""
+    def stored_bytes(self) -> int:
+        """What the budget is about."""
         with self._reading() as db:
-            return _disk_bytes(db)
+            return adapter_room.stored_bytes(db)
 
     def read(self, sha256: str, take: Callable[[bytes | memoryview], object]) -> None:
         """Calls `take` with the file of an adapter, piece by piece. Believe them only when this has returned.
@@ -225,9 +171,9 @@ class AdapterStore:
                 "INSERT INTO names (name, adapter) VALUES (?, ?) ON CONFLICT DO UPDATE SET adapter = excluded.adapter",
                 (name, key),
             )
-            _collect(db, in_use)
+            adapter_room.collect(db, in_use)
             try:
-                return _evict(db, budget_bytes, now_ms, held={new.sha256, *in_use})
+                return adapter_room.evict(db, budget_bytes, now_ms, held={new.sha256, *in_use})
             except NotEnoughError as error:
                 raise NoSpaceError(
                     f"cannot store the adapter {name!r} of {new.bytes} bytes: [store] adapters_mib allows"
@@ -257,17 +203,17 @@ class AdapterStore:
             if row["pinned"]:
                 raise StoreError(f"cannot remove the adapter {name!r}: it is pinned; unpin it first")
             db.execute("DELETE FROM names WHERE name = ?", (name,))
-            _collect(db, in_use)
+            adapter_room.collect(db, in_use)
 
     def collect(self, in_use: Collection[str]) -> int:
         """Removes adapters that nothing names and nobody uses. Returns how many."""
         with self._changing() as db:
-            return _collect(db, in_use)
+            return adapter_room.collect(db, in_use)
 
     def shrink(self) -> int:
         """Gives free pages back to the file system. Returns how many bytes of them there were."""
         with self._reading() as db:
-            free: int = db.execute("PRAGMA freelist_count").fetchone()[0] * _page_bytes(db)
+            free: int = db.execute("PRAGMA freelist_count").fetchone()[0] * db.execute("PRAGMA page_size").fetchone()[0]
             db.executescript("PRAGMA incremental_vacuum")  # `execute` would do one step of it, which is one page
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return free
@@ -356,51 +302,8 @@ def _check(db: sqlite3.Connection) -> None:
                 raise sqlite3.DatabaseError(damage)
 
 
-def _page_bytes(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA page_size").fetchone()[0])
-
-
-def _disk_bytes(db: sqlite3.Connection) -> int:
-    pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
-    return int(pages - free) * _page_bytes(db)
-
-
 def _tensor(db: sqlite3.Connection, digest: bytes) -> list[sqlite3.Row]:
     return db.execute("SELECT key, sha256 FROM tensors WHERE sha256 = ?", (digest,)).fetchall()
-
-
-def _collect(db: sqlite3.Connection, in_use: Collection[str]) -> int:
-    rows = db.execute("SELECT key, sha256 FROM adapters WHERE key NOT IN (SELECT adapter FROM names)").fetchall()
-    gone = [(row["key"],) for row in rows if row["sha256"] not in in_use]
-    db.executemany("DELETE FROM adapters WHERE key = ?", gone)
-    return len(gone)
-
-
-def _evict(db: sqlite3.Connection, budget_bytes: int, now_ms: int, held: set[str]) -> list[str]:
-    """Removes what is worth least until the budget holds; returns the digests.
-
-    Raises:
-        NotEnoughError: it cannot hold.
-    """
-    gone: list[str] = []
-    while (over := _disk_bytes(db) - budget_bytes) > 0:  # a page may stay for what shares it, so look again
-        rows = db.execute("SELECT sha256 FROM adapters JOIN names ON names.adapter = key WHERE pinned")
-        kept = held | {row["sha256"] for row in rows}
-        uses = {row["sha256"]: row for row in db.execute("SELECT sha256, uses, last_use_ms FROM uses")}
-        candidates = [
-            Candidate(
-                key=row["sha256"],
-                frees_bytes=row["header_bytes"] + row["own_bytes"],
-                uses=uses[row["sha256"]]["uses"] if row["sha256"] in uses else 0.0,
-                last_use_ms=uses[row["sha256"]]["last_use_ms"] if row["sha256"] in uses else 0,
-                held=row["sha256"] in kept,
-            )
-            for row in db.execute(_SIZES)
-        ]
-        chosen = choose(candidates, over, now_ms)
-        db.executemany("DELETE FROM adapters WHERE sha256 = ?", [(sha256,) for sha256 in chosen])
-        gone += chosen
-    return gone
 
 
 ADAPTERS = Kind(

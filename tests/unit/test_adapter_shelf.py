@@ -12,7 +12,8 @@ import pytest
 from agent.adapters import AdapterShelf, open_sealed
 from agent.errors import ModelError, StoreError
 from agent.models import BaseFile, digest_of
-from agent.store.adapters import VERSION_DIGITS, AdapterStore
+from agent.store.adapter_entries import VERSION_DIGITS
+from agent.store.adapters import AdapterStore
 from contract.errors import Refused
 from tests.fakes.adapters import adapter_builder, make_adapter
 from tests.fakes.tiny_model import write_tiny_model

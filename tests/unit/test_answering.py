@@ -17,7 +17,7 @@ from agent.engine import frames
 from agent.engine.death import Death
 from agent.engine.supervisor import State
 from agent.quarantine import Quarantine
-from agent.store.adapters import Entry
+from agent.store.adapter_entries import Entry
 from contract.answers import Failure, Timings
 from contract.errors import Refused
 from contract.requests import Request
