@@ -88,7 +88,7 @@ def convert_peft(settings: bytes, weights: Data, base: Base, *, label: str) -> b
 def _alpha_of(raw: bytes, label: str) -> float:
     try:
         settings = msgspec.json.decode(raw, type=_Settings)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"cannot use {label}: adapter_config.json is not what PEFT writes: {error}") from None
     if settings.peft_type != "LORA":
         raise ModelError(f"cannot use {label}: peft_type is {settings.peft_type!r}, not 'LORA'")

@@ -39,7 +39,7 @@ def read_safetensors(data: Data, label: str) -> dict[str, tuple[SafeTensor, memo
         tensors = {
             name: msgspec.json.decode(entry, type=SafeTensor) for name, entry in raw.items() if name != "__metadata__"
         }
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _wrong(label, f"its header is no list of tensors: {error}") from None
     if not 0 < len(tensors) <= MAX_TENSORS:
         raise _wrong(label, f"it has {len(tensors)} tensors; 1 to {MAX_TENSORS} are allowed")
