@@ -11,12 +11,16 @@ import numpy as np
 from agent.engine.batch import Share, plan
 from agent.engine.growth import Growth
 from agent.engine.kv_state import SavedState, StateError, saved
-from agent.engine.llama import Context, LoadError, Logits
+from agent.engine.llama import Context, LoadError
 from agent.engine.prefix import MIN_SHARED_TOKENS, Computed, PrefixStore, num_usable
+from agent.engine.row import Logits
 from agent.engine.sequence import Sequence, Stage
 from agent.engine.switch import Switch
 from agent.engine.turns import Turns
 from agent.errors import ModelError
+
+# Beginnings that are shorter are computed where the rest is: a step of their own and moving would cost as much.
+MIN_BASE_TOKENS = 64
 
 
 class Refusal(NamedTuple):
@@ -70,6 +74,7 @@ class Lane:
         self._turns = Turns()
         self.peers: list[Lane] = []  # whose streams may hold the beginnings of prompts, too
         self._threads = 0
+        self._refused: list[Refusal] = []
 
     @property
     def all_sequences(self) -> list[Sequence]:
@@ -102,11 +107,28 @@ class Lane:
         self.pending.remove(sequence)
         return sequence
 
-    def arrange(self) -> list[Refusal]:
+    def prepares(self, sequence: Sequence) -> bool:
+        """Whether it lacks a beginning that the base alone computes and that is worth being computed here first.
+
+        In a lane without slots a token of a prompt takes two thirds of the time.
+        """
+        if sequence.stream is not None:
+            leader, num_tokens = sequence.leader or (sequence, sequence.num_base_tokens)
+            if leader in self.sequences and leader.position < num_tokens:
+                return True  # it has begun, or its leader has
+        if sequence.num_base_tokens - sequence.position < MIN_BASE_TOKENS:
+            return False
+        return sequence.num_base_tokens - self._best_source(sequence).num_tokens >= MIN_BASE_TOKENS
+
+    def refusals(self) -> list[Refusal]:
+        """Sequences that turned out not to run here; they are gone from the lane. Each is returned once."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def arrange(self, *, may_grow: bool = True) -> None:
         """Gives streams to those that wait, the most urgent first; one of lower priority is parked for them."""
-        refused: list[Refusal] = []
         if not self.pending:
-            return refused
+            return
         self._switch.note_waiting({s.adapter for s in self.pending if s.adapter})
         for sequence in sorted(self.pending, key=lambda s: -s.priority):
             least = None if self._free else min(reversed(self.sequences), key=lambda s: s.priority)
@@ -117,16 +139,15 @@ class Lane:
                     continue
             except ModelError as error:
                 self.pending.remove(sequence)
-                refused.append(Refusal(sequence, str(error)))
+                self._refused.append(Refusal(sequence, str(error)))
                 continue
             if least:
                 self._park(least)
             self.pending.remove(sequence)
             self.sequences.append(sequence)
             self._place(sequence)
-        if self.pending and not self._free and self._growth.is_worth_it:
+        if may_grow and self.pending and not self._free and self._growth.is_worth_it:
             self._grow()
-        return refused
 
     def step(self) -> list[tuple[Sequence, Logits]]:
         """Computes the next tokens; returns the sequences that now choose one, with their logits."""
@@ -140,7 +161,13 @@ class Lane:
         shares = plan([s for s in ready if self._switch.group(s) == group], self.context.batch_tokens)
         # llama.cpp computes rows together only where their streams ascend by one (`split_equal`).
         shares.sort(key=lambda share: _stream(share.sequence))
-        self._switch.activate(self.context, group)
+        try:
+            self._switch.activate(self.context, group)
+        except ModelError as error:
+            for sequence, _, _ in shares:
+                self.remove(sequence)
+                self._refused.append(Refusal(sequence, str(error)))
+            return []
         started = time.monotonic()
         if not self.context.decode(self._rows(shares)):
             for sequence, _, _ in shares:

@@ -61,7 +61,7 @@ def test_the_stack_is_a_gguf_file(original: Original) -> None:
         assert not [key for key in parsed.metadata if key.startswith("llama.")]
         for tensor in stack_tensors(original.parsed, len(ACTIVATION), RANK):
             found = parsed.tensors[tensor.name]
-            assert (found.offset, found.shape, found.type) == (offsets[tensor.name], tensor.shape[::-1], "f16")
+            assert (found.offset, found.shape, found.type) == (offsets[tensor.name], tensor.shape[::-1], tensor.type)
             assert not any(raw[found.offset : found.offset + found.num_bytes])
         tokens, before = parsed.metadata[TOKENS], original.parsed.metadata[TOKENS]
         assert isinstance(tokens, ArrayInfo)
