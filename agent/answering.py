@@ -83,6 +83,17 @@ class Answering:
         return {job.adapter.sha256 for job in [*self._running.values(), *self._queue.jobs()] if job.adapter}
 
     @property
+    def adapters_waiting(self) -> dict[str, int]:
+        """Digests of the adapters that waiting jobs want, and how many jobs come before the first of them, about."""
+        places: dict[str, int] = {}
+        jobs = sorted(self._queue.jobs(), key=lambda job: (-job.request.priority, job.arrived))
+        for place, job in enumerate(jobs):
+            if isinstance(job.request.adapter, str):
+                with contextlib.suppress(Refused):  # gone since it was asked for
+                    places.setdefault((job.adapter or self._find_adapter(job.request.adapter)).sha256, place)
+        return places
+
+    @property
     def num_running(self) -> int:
         """Jobs in the engine."""
         return len(self._running)

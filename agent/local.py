@@ -79,6 +79,7 @@ class LocalModel:
             open_adapter=adapters.open,
             budget_bytes=config.store.resident_mib * MIB,
             in_use=lambda: self.answering.adapters_in_use,
+            waiting=lambda: self.answering.adapters_waiting,
             on_rejected=self.answering.on_frame,
             on_given=self._make_slots,
         )

@@ -8,13 +8,13 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import structlog
 
 from agent.engine import frames
 from agent.errors import AgentError
-from agent.eviction import Candidate, NotEnoughError, choose, used
+from agent.eviction import FULL_USES, Candidate, NotEnoughError, choose
 from contract.status import Status
 
 log = structlog.get_logger()
@@ -33,14 +33,6 @@ class Engine(Protocol):
         """Gives it an adapter's file."""
 
 
-class _Given(NamedTuple):
-    """An adapter that the engine has. `uses` are as of `last_use_ms`."""
-
-    num_bytes: int
-    uses: float
-    last_use_ms: int
-
-
 class Supply:
     """The adapters of one engine at a time."""
 
@@ -50,21 +42,26 @@ class Supply:
         open_adapter: Callable[[str], Awaitable[int]],
         budget_bytes: int,
         in_use: Callable[[], set[str]],
+        waiting: Callable[[], dict[str, int]],
         on_rejected: Callable[[frames.Rejected], None],
         on_given: Callable[[], None],
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """`open_adapter` gives a descriptor by digest; `in_use` are digests that must stay.
+        """`open_adapter` gives a descriptor by digest; `in_use` are digests that must stay, `waiting` the places
+        of requests that want one and are still to come.
 
         `on_rejected` hears of jobs whose adapter cannot be had, `on_given` of each adapter before its jobs are sent.
         """
         self._open_adapter = open_adapter
         self._budget_bytes = budget_bytes
         self._in_use = in_use
+        self._waiting = waiting
         self._on_rejected = on_rejected
         self._on_given = on_given
         self._now_ms = now_ms
-        self._given: dict[str, _Given] = {}
+        self._given: dict[str, int] = {}  # bytes
+        self._uses: dict[str, float] = {}  # also of adapters that have gone; they fade as `agent.eviction` says
+        self._last_use_ms: dict[str, int] = {}
         self._held: dict[str, list[frames.ToEngine]] = {}  # by the adapter that they wait for, in order
         self._jobs: dict[int, str] = {}  # that are held
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +69,7 @@ class Supply:
     @property
     def resident(self) -> dict[str, int]:
         """Bytes of the adapters that the engine has, by digest."""
-        return {sha256: given.num_bytes for sha256, given in self._given.items()}
+        return dict(self._given)
 
     def clear(self) -> None:
         """The engine is another one, which has none; what was held is sent again by whoever wants it."""
@@ -84,6 +81,7 @@ class Supply:
         """Sends a frame; one about a job whose adapter is still to come follows that."""
         match frame:
             case frames.Generate(job=job, adapter=str() as sha256):
+                self._count_use(sha256)
                 if sha256 not in self._given:
                     if sha256 not in self._held:
                         self._held[sha256] = []
@@ -91,15 +89,16 @@ class Supply:
                     self._held[sha256].append(frame)
                     self._jobs[job] = sha256
                     return
-                self._touch(sha256)
             case frames.Cancel(job=job) if job in self._jobs:
                 self._held[self._jobs[job]].append(frame)
                 return
         engine.send(frame)
 
-    def _touch(self, sha256: str) -> None:
-        given, now = self._given[sha256], self._now_ms()
-        self._given[sha256] = _Given(given.num_bytes, used(given.uses, given.last_use_ms, now), now)
+    def _count_use(self, sha256: str) -> None:
+        self._uses[sha256] = self._uses.get(sha256, 0.0) + 1
+        self._last_use_ms[sha256] = self._now_ms()
+        if sum(self._uses.values()) >= FULL_USES:
+            self._uses = {other: uses / 2 for other, uses in self._uses.items()}
 
     def _bring(self, engine: Engine, sha256: str) -> None:
         task = asyncio.create_task(self._give(engine, sha256, self._held[sha256]))
@@ -114,7 +113,7 @@ class Supply:
                 num_bytes = os.fstat(fd).st_size
                 self._make_room(engine, num_bytes)
                 engine.send_adapter(sha256, fd)
-                self._given[sha256] = _Given(num_bytes, 0.0, self._now_ms())
+                self._given[sha256] = num_bytes
         except (AgentError, OSError) as error:
             problem = str(error)
             log.error("cannot give an adapter to the engine", why=problem)
@@ -133,21 +132,24 @@ class Supply:
                     frames.Rejected(job=frame.job, status=Status.NOT_FOUND, code="adapter", message=problem)
                 )
             elif not problem:
-                self.send(engine, frame)
+                engine.send(frame)
 
     def _make_room(self, engine: Engine, num_bytes: int) -> None:
         """The budget gives way only to what running jobs need."""
-        in_use = self._in_use()
+        in_use, waiting = self._in_use(), self._waiting()
         candidates = [
-            Candidate(sha256, given.num_bytes, given.uses, given.last_use_ms, held=sha256 in in_use)
+            Candidate(
+                sha256, given, self._uses[sha256], self._last_use_ms[sha256],
+                held=sha256 in in_use, queue_place=waiting.get(sha256),
+            )
             for sha256, given in self._given.items()
-        ]
+        ]  # fmt: skip
         idle = sorted((c for c in candidates if not c.held), key=lambda c: c.last_use_ms)
         going = [candidate.key for candidate in idle[: max(0, len(self._given) + 1 - MAX_GIVEN)]]
-        over = sum(self.resident.values()) + num_bytes - self._budget_bytes
+        over = sum(self._given.values()) + num_bytes - self._budget_bytes
         if over > 0:
             try:
-                going = choose(candidates, over, self._now_ms())
+                going = choose(candidates, over)
             except NotEnoughError:
                 going = [candidate.key for candidate in idle]
         for sha256 in going:

@@ -45,7 +45,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class Use(msgspec.Struct, frozen=True):
-    """How much an adapter was used. `uses` fades with time and is as of `last_use_ms`."""
+    """How much an adapter was used. `uses` fades: it is what eviction goes by."""
 
     hits: int
     uses: float

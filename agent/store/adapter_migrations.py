@@ -57,7 +57,7 @@ def m0001_adapters(db: Database) -> None:
         CREATE TABLE uses (
             sha256 TEXT PRIMARY KEY,       -- also of adapters that have gone and may come back
             hits INTEGER NOT NULL,
-            uses REAL NOT NULL,            -- the same, fading with time: what eviction goes by
+            uses REAL NOT NULL,            -- the same, halved now and then: what eviction goes by
             last_use_ms INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID
         """,

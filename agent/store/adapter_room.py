@@ -33,7 +33,7 @@ def collect(db: sqlite3.Connection, in_use: Collection[str]) -> int:
     return len(gone)
 
 
-def evict(db: sqlite3.Connection, budget_bytes: int, now_ms: int, *, held: set[str]) -> list[str]:
+def evict(db: sqlite3.Connection, budget_bytes: int, *, held: set[str]) -> list[str]:
     """Removes what is worth least until the budget holds; returns the digests.
 
     Raises:
@@ -55,6 +55,6 @@ def evict(db: sqlite3.Connection, budget_bytes: int, now_ms: int, *, held: set[s
         )
         for row in db.execute(SIZES)
     ]
-    gone = choose(candidates, over, now_ms)
+    gone = choose(candidates, over)
     db.executemany("DELETE FROM adapters WHERE sha256 = ?", [(sha256,) for sha256 in gone])
     return gone

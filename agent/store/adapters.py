@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import ModelError, NoSpaceError, StoreError
-from agent.eviction import NotEnoughError, used
+from agent.eviction import FULL_USES, NotEnoughError
 from agent.store import adapter_room
 from agent.store.adapter_entries import VERSION_DIGITS, Entry, NewAdapter, Sizes, Use
 from agent.store.adapter_migrations import migrations
@@ -173,7 +173,7 @@ class AdapterStore:
             )
             adapter_room.collect(db, in_use)
             try:
-                return adapter_room.evict(db, budget_bytes, now_ms, held={new.sha256, *in_use})
+                return adapter_room.evict(db, budget_bytes, held={new.sha256, *in_use})
             except NotEnoughError as error:
                 raise NoSpaceError(
                     f"cannot store the adapter {name!r} of {new.bytes} bytes: [store] adapters_mib allows"
@@ -219,16 +219,15 @@ class AdapterStore:
             return free
 
     def note_uses(self, hits: dict[str, int], now_ms: int) -> None:
-        """Counts uses by digest."""
-        before = self.uses()
+        """Counts uses by digest. What eviction goes by fades as `agent.eviction` says."""
         with self._changing() as db:
-            for sha256, num in hits.items():
-                old = before.get(sha256, Use(0, 0.0, now_ms))
-                uses = used(old.uses, old.last_use_ms, now_ms) + num - 1
-                db.execute(
-                    "INSERT OR REPLACE INTO uses (sha256, hits, uses, last_use_ms) VALUES (?, ?, ?, ?)",
-                    (sha256, old.hits + num, uses, now_ms),
-                )
+            db.executemany(
+                "INSERT INTO uses (sha256, hits, uses, last_use_ms) VALUES (?1, ?2, ?2, ?3) ON CONFLICT DO UPDATE SET"
+                " hits = hits + ?2, uses = uses + ?2, last_use_ms = ?3",
+                [(sha256, num, now_ms) for sha256, num in hits.items()],
+            )
+            while db.execute("SELECT sum(uses) FROM uses").fetchone()[0] >= FULL_USES:
+                db.execute("UPDATE uses SET uses = uses / 2")
 
     def _insert(self, db: sqlite3.Connection, name: str, new: NewAdapter, digests: list[bytes], now_ms: int) -> int:
         keys = {row["sha256"]: row["key"] for digest in set(digests) for row in _tensor(db, digest)}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import NoSpaceError, StoreError
+from agent.eviction import FULL_USES
 from agent.store import database
 from agent.store.adapter_entries import NewAdapter
 from agent.store.adapters import FILE, AdapterStore
@@ -214,7 +215,10 @@ def test_uses_outlive_the_adapter(store: AdapterStore) -> None:
     store.remove("a")
     use = store.uses()[sha256]
     assert (use.hits, use.last_use_ms) == (4, 2000)
-    assert 3.9 < use.uses <= 4
+    assert use.uses == 4
+    store.note_uses({sha256: FULL_USES}, 3000)
+    assert store.uses()[sha256].hits == FULL_USES + 4
+    assert FULL_USES / 4 <= store.uses()[sha256].uses < FULL_USES
 
 
 def test_another_process_is_noticed(store: AdapterStore, tmp_path: Path) -> None:

@@ -700,6 +700,24 @@ def test_an_adapter_that_was_replaced_while_a_request_waited() -> None:
     play(scene)
 
 
+def test_what_waiting_requests_want_is_known_in_the_order_of_their_turns() -> None:
+    """Urgent ones first; what is gone or not asked for is not among them."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        for number, name in enumerate("abc"):
+            bench.put_adapter(name, f"{number}" * 64)
+        for name in ("runs", "too"):
+            bench.ask(name, priority=9)
+        for name, adapter, priority in (("1", "a", 4), ("2", "b", 4), ("3", "c", 9), ("4", "a", 4), ("5", None, 9)):
+            bench.ask(name, adapter=adapter, priority=priority)
+        del bench.adapters["b"]
+        places = bench.answering.adapters_waiting
+        assert sorted(places, key=lambda sha256: places[sha256]) == ["2" * 64, "0" * 64]
+
+    play(scene)
+
+
 def test_what_runs_again_keeps_its_version_of_the_adapter() -> None:
     """A request that lost its engine goes on with the adapter that it began with, and keeps it in use meanwhile."""
 

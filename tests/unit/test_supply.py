@@ -23,6 +23,7 @@ class Scene:
     def __init__(self, budget_bytes: int = 1000) -> None:
         self.got: list[str] = []
         self.in_use: set[str] = set()
+        self.waiting: dict[str, int] = {}
         self.rejected: list[frames.Rejected] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -32,6 +33,7 @@ class Scene:
             open_adapter=self._open,
             budget_bytes=budget_bytes,
             in_use=lambda: self.in_use,
+            waiting=lambda: self.waiting,
             on_rejected=self.rejected.append,
             on_given=lambda: self.got.append("given"),
             now_ms=self._now,
@@ -172,13 +174,30 @@ def test_the_budget_holds_and_what_runs_stays() -> None:
         await scene.settle()
         assert scene.got[-4:] == ["forget b", "adapter c", "given", "job 5"]
         scene.in_use = {"a", "c"}
+        scene.waiting = {"a": 0}
         scene.ask(6, "d")
         await scene.settle()
         assert scene.supply.resident.keys() == {"a", "c", "d"}  # more than the budget, for what runs
         scene.in_use = {"d"}
         scene.ask(7, "e")
         await scene.settle()
+        assert scene.supply.resident.keys() == {"d", "e"}
         assert sum(scene.supply.resident.values()) <= 1000
+
+    play(act)
+
+
+def test_what_a_waiting_request_wants_is_worth_more_than_what_was_used_often() -> None:
+    """Its use is certain."""
+
+    async def act(scene: Scene) -> None:
+        for job, adapter in enumerate(["a", "a", "a", "b"]):
+            scene.ask(job, adapter)
+            await scene.settle()
+        scene.waiting = {"b": 0}
+        scene.ask(5, "c")
+        await scene.settle()
+        assert scene.supply.resident.keys() == {"b", "c"}
 
     play(act)
 
