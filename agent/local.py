@@ -113,7 +113,7 @@ class LocalModel:
             context_tokens=self._config.model.context_tokens,
             parallel=self.parallel,
             batch_tokens=frames.BATCH_TOKENS,
-            has_slots=self._has_slots,
+            num_slots=self._config.engine.adapter_slots if self._has_slots else 0,
         )
 
     def idle_s(self, now: float) -> float:

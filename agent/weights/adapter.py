@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ACTIVATION_KEY = "shoal.adapter.activation"
 MAX_RANK = 256
+SLOT_RANK = 8  # of adapters that fit slots; others take turns
 TYPES = ("f16", "f32", "bf16")
 F16_MAX = 65504.0
 
