@@ -27,7 +27,7 @@ demo: setup ## ask a real model three things over MQTT (KEEP=1 leaves it running
 	@$(BIN)/fleet demo --model-dir $(MODEL_DIR) $(if $(KEEP),--keep)
 
 test: setup ## all that must hold before a change goes in: lint, types, every test
-	@$(PYTHON) bootstrap.py mosquitto
+	@$(PYTHON) bootstrap.py programs
 	@$(PYTHON) bootstrap.py model
 	@$(PYTHON) bootstrap.py embeddings
 	@$(MAKE) --no-print-directory lint

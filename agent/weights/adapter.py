@@ -13,6 +13,7 @@ quantised adapters, which fit no slot; magnitude vectors (DoRA) and control vect
 """
 
 import math
+import re
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 ACTIVATION_KEY = "shoal.adapter.activation"
+BASE_KEY = "shoal.adapter.base_sha256"
 MAX_RANK = 256
 SLOT_RANK = 8  # of adapters that fit slots; others take turns
 TYPES = ("f16", "f32", "bf16")
 F16_MAX = 65504.0
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 Activation = Literal["prompt", "user"]
 
@@ -37,6 +40,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
 
     `rank` is the largest of its pairs; each pair is scaled by `alpha` / its own rank. `num_bytes` is the whole file.
     `activation`: from which token on it computes, the prompt's first ("prompt") or the last user turn ("user").
+    `base_sha256` is the digest of the model file that it was made for, where the adapter's file says so.
     """
 
     label: str
@@ -46,6 +50,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     activation: Activation
     num_bytes: int
     pairs: dict[str, tuple[Tensor, Tensor]]
+    base_sha256: str | None = None
 
     def wrong(self, why: str) -> GgufError:
         """The error that says `why` this adapter cannot be used."""
@@ -70,6 +75,9 @@ def read_adapter(data: Data, *, label: str = "the adapter", file_bytes: int | No
     activation = file.metadata.get(ACTIVATION_KEY, "prompt")
     if activation not in ("prompt", "user"):
         raise file.wrong(f"{ACTIVATION_KEY} is {activation!r}, neither 'prompt' nor 'user'")
+    base_sha256 = file.metadata.get(BASE_KEY)
+    if base_sha256 is not None and not (isinstance(base_sha256, str) and _SHA256.fullmatch(base_sha256)):
+        raise file.wrong(f"{BASE_KEY} is {base_sha256!r}, not a SHA-256 of 64 hexadecimal digits")
     pairs = _pairs_of(file)
     return Adapter(
         label=label,
@@ -79,6 +87,7 @@ def read_adapter(data: Data, *, label: str = "the adapter", file_bytes: int | No
         activation=cast(Activation, activation),
         num_bytes=file.num_bytes,
         pairs=pairs,
+        base_sha256=base_sha256,
     )
 
 
