@@ -122,7 +122,7 @@ class LocalModel:
             context_tokens=self._config.model.context_tokens,
             parallel=self.parallel,
             batch_tokens=frames.BATCH_TOKENS,
-            has_slots=self._has_slots,
+            num_slots=self._config.engine.adapter_slots if self._has_slots else 0,
         )
         return msgspec.structs.replace(need, margin_bytes=need.margin_bytes + sum(self.resident.values()))
 

@@ -16,8 +16,9 @@ from agent.memory import Need
 from agent.packages import fetched, member_named, put_in_place
 from agent.store.database import RESERVE_BYTES
 from agent.store.facts import Facts
+from agent.weights.adapter import SLOT_RANK
 from agent.weights.base_model import Base, read_base_file
-from agent.weights.memory import PROCESS_BYTES, memory_bytes
+from agent.weights.memory import PROCESS_BYTES, memory_bytes, slots_bytes
 from contract.ids import id_from
 from contract.requests import Task
 
@@ -50,7 +51,7 @@ class ModelFile(msgspec.Struct, frozen=True):
         """What it is for."""
         return "embed" if self.base.kind == "encoder" else "generate"
 
-    def need(self, *, context_tokens: int, parallel: int, batch_tokens: int, has_slots: bool = False) -> Need:
+    def need(self, *, context_tokens: int, parallel: int, batch_tokens: int, num_slots: int = 0) -> Need:
         """What an engine for it will take in memory. With adapter slots everything but the process is there twice."""
         context_tokens = self.context_tokens(context_tokens)
         if self.task == "embed":
@@ -59,12 +60,15 @@ class ModelFile(msgspec.Struct, frozen=True):
             scores = 4 * self.base.num_vocab * context_tokens
             margin = memory_bytes(self.base, 0, 0, batch_tokens=context_tokens) + scores
             return Need(weights_bytes=self.bytes, kv_bytes=0, margin_bytes=margin)
-        times = 2 if has_slots and self.base.slots_obstacle is None else 1
+        has_slots = num_slots > 0 and self.base.slots_obstacle is None
+        times = 2 if has_slots else 1
         margin = memory_bytes(self.base, 0, 0, sequences=parallel, batch_tokens=batch_tokens)
         return Need(
             weights_bytes=times * self.bytes,
             kv_bytes=times * self.base.kv_bytes_per_token * context_tokens * parallel,
-            margin_bytes=PROCESS_BYTES + times * (margin - PROCESS_BYTES),
+            margin_bytes=PROCESS_BYTES
+            + times * (margin - PROCESS_BYTES)
+            + (slots_bytes(self.base, num_slots, SLOT_RANK) if has_slots else 0),
         )
 
     def context_tokens(self, wanted: int) -> int:

@@ -135,19 +135,32 @@ class Lane:
             if least and least.priority >= sequence.priority:
                 break
             try:
-                if not self._switch.claim(sequence):
+                if not self._switch.claim(sequence) and not self._claims_by_force(sequence):
                     continue
             except ModelError as error:
                 self.pending.remove(sequence)
                 self._refused.append(Refusal(sequence, str(error)))
                 continue
-            if least:
+            if least and not self._free:
                 self._park(least)
             self.pending.remove(sequence)
             self.sequences.append(sequence)
             self._place(sequence)
         if may_grow and self.pending and not self._free and self._growth.is_worth_it:
             self._grow()
+
+    def _claims_by_force(self, sequence: Sequence) -> bool:
+        """Parks those for whom a slot is in use, if all of them are less urgent, and takes it."""
+        users: dict[int, list[Sequence]] = {}
+        for other in self.sequences:
+            users.setdefault(other.slot, []).append(other)
+        users.pop(0, None)
+        weaker = [some for some in users.values() if all(other.priority < sequence.priority for other in some)]
+        if not weaker:
+            return False
+        for other in min(weaker, key=len):
+            self._park(other)
+        return self._switch.claim(sequence)
 
     def step(self) -> list[tuple[Sequence, Logits]]:
         """Computes the next tokens; returns the sequences that now choose one, with their logits."""

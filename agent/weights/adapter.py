@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ACTIVATION_KEY = "shoal.adapter.activation"
 BASE_KEY = "shoal.adapter.base_sha256"
 MAX_RANK = 256
+SLOT_RANK = 8  # of adapters that fit slots; others take turns
 TYPES = ("f16", "f32", "bf16")
 F16_MAX = 65504.0
 _SHA256 = re.compile("[0-9a-f]{64}")
