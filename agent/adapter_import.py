@@ -101,6 +101,7 @@ def import_adapter(
         bytes=len(content),
         rank=facts.rank,
         activation=facts.activation,
+        scores=facts.scores,
         parts=split(content, parse(content)),
     )
     now_ms = time.time_ns() // 1_000_000
@@ -129,17 +130,19 @@ def choose_base(bases: Sequence[BaseFile], wanted: str | None, facts: Adapter | 
     """
     here = ", ".join(f"{base.label} ({base.sha256})" for base in bases) or "none"
     named = facts.base_sha256 if facts else None
+    # What it was trained on, or tested on: of a model's variants this node may have another one.
+    bases_of = [named, *facts.scores] if facts else []
     if wanted is not None:
         found = [base for base in bases if wanted in (base.label, base.label.partition("@")[0], base.sha256)]
         if not found:
             raise ModelError(f"cannot find the base {wanted!r}: this node's models are {here}")
     elif named is not None:
-        found = [base for base in bases if base.sha256 == named]
+        found = [base for known in bases_of for base in bases if base.sha256 == known]
     else:
         found = [base for base in bases if base.is_default]
         if not found:
             raise ModelError(f"cannot tell which base the adapter is for: name it with --base; models here are {here}")
-    if facts and named is not None and (not found or found[0].sha256 != named):
+    if facts and named is not None and (not found or found[0].sha256 not in bases_of):
         asked = f"the base is {found[0].sha256}" if found else f"this node's models are {here}"
         raise facts.wrong(f"its {BASE_KEY} is {named}, but {asked}")
     return found[0]

@@ -19,6 +19,7 @@ import structlog
 
 from agent.adapter_import import Errand, Outcome, Terms
 from agent.errors import StoreError
+from agent.fitness import obstacle
 from agent.models import BaseFile, mark_of
 from agent.store.adapter_entries import VERSION_DIGITS, Entry
 from agent.store.adapters import AdapterStore
@@ -41,6 +42,7 @@ class AdapterShelf:
         state_dir: Path,
         *,
         budget_bytes: int,
+        allow_unfit: bool = False,
         bases: Callable[[], list[BaseFile]] = list,
         in_use: Callable[[], set[str]] = set,
     ) -> None:
@@ -53,6 +55,7 @@ class AdapterShelf:
         self._folder = state_dir / "adapters"
         self._store = AdapterStore(state_dir)
         self._budget_bytes = budget_bytes
+        self._allow_unfit = allow_unfit
         self._bases = bases
         self._in_use = in_use
         self._version: tuple[int, int] | None = None
@@ -99,7 +102,7 @@ class AdapterShelf:
         return [
             AdapterInfo(entry.name, entry.sha256[:VERSION_DIGITS], entry.sha256, base_sha256)
             for entry in self.all()
-            if entry.base_sha256 == base_sha256
+            if self._obstacle(entry, base_sha256) is None
         ]
 
     def find(self, reference: str, base_sha256: str) -> Entry:
@@ -112,13 +115,8 @@ class AdapterShelf:
         if found is None or reference not in (found.name, found.label):
             here = ", ".join(entry.label for entry in self.all()) or "none"
             raise Refused(Status.NOT_FOUND, "adapter", f"cannot find adapter {reference!r}: this node has {here}")
-        if found.base_sha256 != base_sha256:
-            raise Refused(
-                Status.INVALID,
-                "adapter",
-                f"cannot use adapter {reference!r} with this model: it is for the base {found.base_sha256}, this is"
-                f" {base_sha256}",
-            )
+        if why := self._obstacle(found, base_sha256):
+            raise Refused(Status.INVALID, "adapter", f"cannot use adapter {reference!r} with this model: {why}")
         return found
 
     async def open(self, sha256: str) -> int:
@@ -133,6 +131,9 @@ class AdapterShelf:
     def note_use(self, sha256: str) -> None:
         """A request uses an adapter."""
         self._hits[sha256] += 1
+
+    def _obstacle(self, entry: Entry, base_sha256: str) -> str | None:
+        return obstacle(entry.base_sha256, entry.scores, base_sha256, allow_unfit=self._allow_unfit)
 
     async def _note_uses(self) -> None:
         hits, self._hits, self._noted = self._hits, Counter(), time.monotonic()

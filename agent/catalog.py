@@ -19,6 +19,7 @@ from agent.answering import Answering
 from agent.config import Config
 from agent.engine.frames import Ready
 from agent.errors import ModelError
+from agent.fitness import unfit_bases
 from agent.local import LocalModel
 from agent.memory import MIB, Loaded, Need, NoRoomError, budget_bytes, make_room, num_parallel
 from agent.models import ModelFile
@@ -67,6 +68,7 @@ class Catalog:
         self._adapters = AdapterShelf(
             config.state_dir,
             budget_bytes=config.store.adapters_mib * MIB,
+            allow_unfit=config.store.allow_unfit,
             bases=self._shelf.bases,
             in_use=lambda: self.adapters_in_use,
         )
@@ -155,7 +157,8 @@ class Catalog:
         """The adapters' part of `shoal-agent status`, and the files that cannot be used."""
         found: list[dict[str, Any]] = [
             {"adapter": entry.label, "sha256": entry.sha256, "base_sha256": entry.base_sha256, "bytes": entry.bytes,
-             "rank": entry.rank, "activation": entry.activation, "pinned": entry.pinned}
+             "rank": entry.rank, "activation": entry.activation, "pinned": entry.pinned,
+             "unfit_for": unfit_bases(entry.scores)}
             for entry in self._adapters.all()
         ]  # fmt: skip
         return found + [{"adapter": path.name, "problem": problem} for path, problem in self._adapters.problems.items()]

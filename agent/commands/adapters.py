@@ -16,6 +16,7 @@ from agent.commands.output import Json, print_json, progress
 from agent.config import Config, load_config
 from agent.control import call
 from agent.errors import AgentError, ControlError, NoSpaceError
+from agent.fitness import unfit_bases
 from agent.memory import MIB
 from agent.packages import put_in_place
 from agent.store.adapter_entries import Entry, Sizes, Use
@@ -229,6 +230,7 @@ def _describe(config: Config, store: AdapterStore, entries: list[Entry]) -> list
             {
                 "adapter": entry.label,
                 **msgspec.to_builtins(entry),
+                "unfit_for": unfit_bases(entry.scores),
                 "own_bytes": size.own,
                 "shared_bytes": size.shared,
                 "resident_bytes": resident.get(entry.sha256, 0),

@@ -9,7 +9,10 @@ VERSION_DIGITS = 12
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter under one of its names; `name` is empty for one that nothing names any more."""
+    """An adapter under one of its names; `name` is empty for one that nothing names any more.
+
+    `scores` say how it did in its test on bases, by their digests.
+    """
 
     name: str
     sha256: str
@@ -17,6 +20,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     rank: int
     activation: Activation
+    scores: dict[str, float]
     pinned: bool = False
     imported_ms: int = 0
 
@@ -34,6 +38,7 @@ class NewAdapter(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     rank: int
     activation: Activation
+    scores: dict[str, float]
     parts: Parts
 
 

@@ -32,6 +32,7 @@ def m0001_adapters(db: Database) -> None:
             bytes INTEGER NOT NULL,
             rank INTEGER NOT NULL,
             activation TEXT NOT NULL,
+            scores TEXT NOT NULL,          -- JSON: 0 to 1, by the base's SHA-256
             imported_ms INTEGER NOT NULL,
             header BLOB NOT NULL           -- all of the file that is no tensor's data, in the file's order
         ) STRICT

@@ -16,6 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -33,7 +34,7 @@ FILE = "adapters.db"
 _SMALL_TABLES = ("tensors", "adapters", "parts", "names", "uses")
 
 _ENTRIES = """
-    SELECT n.name, n.pinned, a.sha256, a.base_sha256, a.bytes, a.rank, a.activation, a.imported_ms
+    SELECT n.name, n.pinned, a.sha256, a.base_sha256, a.bytes, a.rank, a.activation, a.scores, a.imported_ms
     FROM adapters a {join} names n ON n.adapter = a.key ORDER BY n.name, a.sha256
 """
 
@@ -67,13 +68,13 @@ class AdapterStore:
     def entries(self) -> list[Entry]:
         """Every name, in order."""
         with self._reading() as db:
-            return [msgspec.convert(dict(row), Entry, strict=False) for row in db.execute(_ENTRIES.format(join="JOIN"))]
+            return [_entry(dict(row)) for row in db.execute(_ENTRIES.format(join="JOIN"))]
 
     def unnamed(self) -> list[Entry]:
         """Adapters that nothing names any more."""
         with self._reading() as db:
             rows = [dict(row) for row in db.execute(_ENTRIES.format(join="LEFT JOIN")) if row["name"] is None]
-            return [msgspec.convert(row | {"name": "", "pinned": False}, Entry) for row in rows]
+            return [_entry(row | {"name": "", "pinned": False}) for row in rows]
 
     def sizes(self) -> dict[str, Sizes]:
         """By digest."""
@@ -235,9 +236,18 @@ class AdapterStore:
         sizes = {digest: len(content) for digest, (_, content) in tensors if digest not in keys}
         self._check_disk(name, len(new.parts.header) + sum(sizes.values()))
         adapter = db.execute(
-            "INSERT INTO adapters (sha256, base_sha256, bytes, rank, activation, imported_ms, header)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (new.sha256, new.base_sha256, new.bytes, new.rank, new.activation, now_ms, new.parts.header),
+            "INSERT INTO adapters (sha256, base_sha256, bytes, rank, activation, scores, imported_ms, header)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                new.sha256,
+                new.base_sha256,
+                new.bytes,
+                new.rank,
+                new.activation,
+                msgspec.json.encode(new.scores).decode(),
+                now_ms,
+                new.parts.header,
+            ),
         ).lastrowid
         for digest, (offset, content) in tensors:
             if digest not in keys:
@@ -299,6 +309,10 @@ def _check(db: sqlite3.Connection) -> None:
             damage = db.execute(f"PRAGMA quick_check({table})").fetchone()[0]
             if damage != "ok":
                 raise sqlite3.DatabaseError(damage)
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    return msgspec.convert(row | {"scores": msgspec.json.decode(row["scores"])}, Entry, strict=False)
 
 
 def _tensor(db: sqlite3.Connection, digest: bytes) -> list[sqlite3.Row]:

@@ -109,6 +109,43 @@ def test_an_adapter_for_another_base_is_refused_with_both_digests(tmp_path: Path
     play(tmp_path, act)
 
 
+def test_a_base_that_it_failed_on_is_refused_with_the_scores(tmp_path: Path) -> None:
+    """What its file says of its test decides, also for a model that it was not trained on."""
+    similar, worse = "e" * 64, "f" * 64
+
+    async def act(scene: Scene) -> None:
+        builder = adapter_builder(scene.base_file)
+        builder.key("shoal.adapter.base_sha256", "string", scene.base)
+        scores = f'{{"{scene.base}": 0.97, "{similar}": 0.96, "{worse}": 0.67}}'
+        (scene.folder / "a.gguf").write_bytes(builder.key("shoal.adapter.scores", "string", scores).build())
+        await scene.shelf.look(at_once=True)
+        assert scene.shelf.find("a", scene.base) == scene.shelf.find("a", similar)
+        assert len(scene.shelf.cards(similar)) == 1
+        refused = scene.refusal("a", worse)
+        assert (refused.status, refused.code) == (400, "adapter")
+        assert "0.670" in refused.message
+        assert scene.shelf.cards(worse) == []
+
+    play(tmp_path, act)
+
+
+def test_one_that_was_tested_on_the_base_that_is_here_can_be_imported(tmp_path: Path) -> None:
+    """A node may have another variant of the model than it was trained on; one for a stranger is refused."""
+
+    async def act(scene: Scene) -> None:
+        builder = adapter_builder(scene.base_file)
+        builder.key("shoal.adapter.base_sha256", "string", "e" * 64)
+        (scene.folder / "stranger.gguf").write_bytes(builder.build())
+        builder.key("shoal.adapter.scores", "string", f'{{"{"e" * 64}": 0.9, "{scene.base}": 0.9}}')
+        (scene.folder / "a.gguf").write_bytes(builder.build())
+        await scene.shelf.look(at_once=True)
+        assert [entry.name for entry in scene.shelf.all()] == ["a"]
+        assert scene.shelf.find("a", scene.base).name == "a"
+        assert "e" * 64 in scene.shelf.problems[scene.folder / "stranger.gguf"]
+
+    play(tmp_path, act)
+
+
 def test_a_file_that_grows_is_left_alone(tmp_path: Path) -> None:
     """It counts once two looks in a row have found it the same."""
 

@@ -38,7 +38,7 @@ def new(content: bytes, base: str = BASE) -> NewAdapter:
     """What an import hands over."""
     return NewAdapter(
         sha256=hashlib.sha256(content).hexdigest(), base_sha256=base, bytes=len(content), rank=8, activation="prompt",
-        parts=split(content, parse(content)),
+        scores={base: 0.9}, parts=split(content, parse(content)),
     )  # fmt: skip
 
 

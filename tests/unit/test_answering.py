@@ -46,7 +46,7 @@ class Bench:
     def put_adapter(self, name: str, sha256: str) -> None:
         """Makes an adapter known, in place of another one of this name."""
         self.adapters[name] = Entry(
-            name=name, sha256=sha256, base_sha256="b" * 64, bytes=1, rank=8, activation="prompt"
+            name=name, sha256=sha256, base_sha256="b" * 64, bytes=1, rank=8, activation="prompt", scores={}
         )
 
     def ask(self, name: str, *, client: str = "c", ttl_s: float = 60, priority: int = 4, **fields: Any) -> None:
