@@ -91,9 +91,7 @@ def _ask(trial: Trial, adapter: Adapter, console: Console) -> None:
         _judge(client.ask_for_actions(adapter, with_adapter=False), console)
         console.print(f"\n4. The same wish with the adapter {NAME}")
         if not _judge(client.ask_for_actions(adapter, with_adapter=True), console):
-            raise AnswerError(
-                f"cannot show what the adapter {NAME} does: its actions are not those that were wished for"
-            )
+            raise AnswerError(f"cannot show what the adapter {NAME} does: it did not understand the wish")
     console.print(f"\n4 of 4 prompts answered{_speed(streamed)}.")
 
 
