@@ -85,7 +85,7 @@ class Worker:
             self._inbox.step_started = time.monotonic()
             if (threads := self._threads.choose(time.monotonic())) is not None:
                 for lane in self._lanes:
-                    lane.set_threads(threads)
+                    lane.streams.set_threads(threads)
             self._abort.clear()
             for lane in self._lanes:
                 self._end_stopped(lane)
@@ -195,7 +195,7 @@ class Worker:
         except NoSlots as error:
             self._say(frames.Slots(num_slots=0, problem=str(error)))
             return
-        slots.lane.set_threads(self._threads.now)
+        slots.lane.streams.set_threads(self._threads.now)
         self._plain.banned = slots.lane.banned  # so that an answer does not depend on its lane
         slots.lane.peers, self._plain.peers = [self._plain], [slots.lane]
         self._slots = slots

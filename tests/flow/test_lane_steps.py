@@ -297,7 +297,7 @@ def test_rows_of_a_step_ascend_by_stream(stage: Stage, monkeypatch: pytest.Monke
         return decode(context, rows)
 
     monkeypatch.setattr(Context, "decode", watched)
-    lane._free.reverse()
+    lane.streams.free.reverse()
     stage.run(*(stage.add(turns) for turns in OTHERS[:4]))
     assert any(len(set(streams)) > 2 for streams in seen)
     assert all(streams == sorted(streams) for streams in seen)
