@@ -1,7 +1,7 @@
 """Prepare a working copy: the virtual environment, the compiled engine, the broker for tests, the model.
 
     python3 bootstrap.py setup        .venv with everything in it
-    python3 bootstrap.py servers      the broker and the database server that the tests start
+    python3 bootstrap.py programs     what the tests start: mosquitto, PostgreSQL and strace
     python3 bootstrap.py model        the default model, in .shoal/models
     python3 bootstrap.py embeddings   the default model for embeddings, in .shoal/embeddings
 
@@ -505,13 +505,14 @@ def remove_abandoned_builds(target: Path) -> None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-# --- servers --------------------------------------------------------------------------------------------
+# --- programs -------------------------------------------------------------------------------------------
 
 PACKAGE_OF = {
     "mosquitto": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
     "initdb": "postgresql",
+    "strace": "strace",
 }
 # Where Debian keeps programs that are not in the PATH of ordinary users, or in nobody's.
 MORE_PATHS = ("/usr/local/sbin", "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin")))
@@ -543,8 +544,8 @@ done
 """
 
 
-def servers() -> None:
-    """Have mosquitto, its command-line clients and PostgreSQL, from the system's packages when they are missing.
+def programs() -> None:
+    """Have mosquitto and its clients, PostgreSQL and strace, from the system's packages when they are missing.
 
     Raises:
         CannotError: they are missing and we may not, or cannot, install them.
@@ -614,7 +615,7 @@ def fetch_model(*words: str) -> None:
 
 COMMANDS: dict[str, Callable[[], None]] = {
     "setup": setup,
-    "servers": servers,
+    "programs": programs,
     "model": model,
     "embeddings": embeddings,
 }

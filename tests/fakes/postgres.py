@@ -22,7 +22,7 @@ def find_postgres() -> Path:
     for place in places:
         if (place / "initdb").exists():
             return place
-    raise RuntimeError("cannot find PostgreSQL; run `python3 bootstrap.py servers`")
+    raise RuntimeError("cannot find PostgreSQL; run `python3 bootstrap.py programs`")
 
 
 class Postgres:
