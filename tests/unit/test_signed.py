@@ -191,9 +191,21 @@ def test_any_bit_that_changes_is_refused() -> None:
             refuse(bytes(changed))
 
 
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        GENUINE + b"\n", b" " + GENUINE, GENUINE.replace(b":", b": ", 1), GENUINE.replace(b"payload", b"p\\u0061yload"),
+        GENUINE.replace(b"{", b'{"x":1,', 1), GENUINE.replace(b"{", b'{"payload":"",', 1),
+    ],
+)  # fmt: skip
+def test_there_is_one_way_to_write_an_envelope(envelope: bytes) -> None:
+    """White space, escapes, further fields and repeated keys leave the meaning as it is, and are refused all the same."""
+    assert refuse(envelope) == "document_malformed"
+
+
 @given(place=st.integers(0, len(GENUINE)), more=st.binary(min_size=1, max_size=3), cut=st.integers(0, 3))
 def test_nothing_can_be_put_in_or_cut_out(place: int, more: bytes, cut: int) -> None:
-    """White space and repeated keys are no exception."""
+    """Wherever it is, and whatever."""
     changed = GENUINE[:place] + more + GENUINE[place + cut :]
     if changed != GENUINE:
         refuse(changed)
