@@ -47,12 +47,20 @@ class Policy(Struct, frozen=True, kw_only=True):
 
 
 class Reported(Struct, frozen=True, kw_only=True):
-    """How far a node is towards its desired state."""
+    """How far a node is towards its desired state, and what is in force on it.
+
+    A phase that is not an end is over, well or not, after `within_ms`. The node says this at each change and heartbeat,
+    so a controller that sees an older `rev` than it wished for sends the desired state again.
+    """
 
     rev: Annotated[int, Meta(ge=0)]
+    policies: Annotated[dict[str, int], Meta(description="Revision of each group's policy that was taken in.")] = {}
     phase: Phase
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    within_ms: Annotated[int, Meta(ge=0)] | None = None
     active: str | None = None
+    adapters: list[str] = []
+    settings: dict[str, Any] = {}
     last_good: str | None = None
     gate: dict[str, Any] | None = None
     error: str | None = None

@@ -199,7 +199,7 @@ def test_any_bit_that_changes_is_refused() -> None:
     ],
 )  # fmt: skip
 def test_there_is_one_way_to_write_an_envelope(envelope: bytes) -> None:
-    """White space, escapes, further fields and repeated keys leave the meaning as it is, and are refused all the same."""
+    """White space, escapes, further fields and repeated keys change no meaning and are refused all the same."""
     assert refuse(envelope) == "document_malformed"
 
 
