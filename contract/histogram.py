@@ -4,13 +4,13 @@ Buckets grow by a constant factor, so every quantile above `MIN_VALUE` is within
 after any number of merges in any order: counts of the same buckets are added, and nothing is rounded again
 (DDSketch, Masson, Rim and Lee 2019, without collapsing: the range is fixed and so is the number of buckets).
 
-On the wire a histogram is text: Base85 of a version and variable-length integers. A bucket that follows the one before
-takes one byte while its count is below 128, so a busy hour takes 100 to 200 characters.
+On the wire a histogram is text: Base85 of a version and deflated variable-length integers, which take a byte for a
+bucket while its count is below 128. A busy half hour takes 100 to 200 characters.
 """
 
 import base64
-import binascii
 import math
+import zlib
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
@@ -18,12 +18,14 @@ from msgspec import Struct
 RELATIVE_ERROR = 0.009  # a hundredth is promised; the rest is room for the rounding of logarithms
 MIN_VALUE = 0.001  # what is less counts as nothing; of milliseconds this is a microsecond
 MAX_VALUE = 1e9  # what is more counts as this; of milliseconds these are eleven days
-MAX_TEXT_CHARS = 8192  # all 1,536 buckets with counts in the millions
+MAX_TEXT_CHARS = 8192  # enough for all 1,536 buckets with counts up to 2^24
 
 _GROWTH = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GROWTH = math.log(_GROWTH)
 _VERSION = 1
 _MAX_COUNT = 2**53 - 1
+_MAX_BYTES = 16_384  # more than all 1,536 buckets with the largest counts
+_RAW = -zlib.MAX_WBITS  # deflate without a header and a checksum
 
 
 class BadHistogram(ValueError):
@@ -86,7 +88,7 @@ def merge(histograms: Iterable[Histogram]) -> Histogram:
 
 def encode(histogram: Histogram) -> str:
     """As text that needs no escapes in JSON."""
-    data = bytearray([_VERSION])
+    data = bytearray()
     _put(data, histogram.zeros)
     expected = _FIRST
     for bucket in sorted(histogram.counts):
@@ -95,7 +97,8 @@ def encode(histogram: Histogram) -> str:
             _put(data, bucket - expected)
         _put(data, histogram.counts[bucket])
         expected = bucket + 1
-    return base64.b85encode(data).decode()
+    packer = zlib.compressobj(9, wbits=_RAW)
+    return base64.b85encode(bytes([_VERSION]) + packer.compress(data) + packer.flush()).decode()
 
 
 def decode(text: str) -> Histogram:
@@ -108,11 +111,15 @@ def decode(text: str) -> Histogram:
         raise BadHistogram(f"cannot read a histogram of {len(text)} characters: at most {MAX_TEXT_CHARS} are read")
     try:
         data = base64.b85decode(text)
-    except (ValueError, binascii.Error) as error:
+        unpacker = zlib.decompressobj(_RAW)
+        version, data = data[:1], unpacker.decompress(data[1:], _MAX_BYTES)
+    except (ValueError, zlib.error) as error:
         raise BadHistogram(f"cannot read a histogram: {error}") from None
-    if not data or data[0] != _VERSION:
+    if version != bytes([_VERSION]):
         raise BadHistogram(f"cannot read a histogram whose version is not {_VERSION}")
-    numbers = _numbers(data[1:])
+    if not unpacker.eof or unpacker.unused_data:
+        raise BadHistogram("cannot read a histogram that is cut off or goes on too long")
+    numbers = _numbers(data)
     found = Histogram(next(numbers, 0), {})
     bucket = _FIRST
     for number in numbers:

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from contract.requests import Id
+
 Phase = Literal[
     "idle", "checking", "admitting", "fetching", "assembling", "gating", "switching", "confirmed", "rolled_back",
     "refused", "failed",
@@ -84,13 +86,17 @@ class Event(Struct, frozen=True):
     data: dict[str, Any]
 
 
-class Telemetry(Struct, frozen=True):
-    """Rows of measurements. `seq` counts the batches of a kind, so a gap shows what was lost."""
+Cell = float | int | str | None
 
-    seq: Annotated[int, Meta(ge=0)]
+
+class Telemetry(Struct, frozen=True, kw_only=True):
+    """Rows of measurements (docs/telemetry.md). `run` and `seq` name a batch: it is stored once, and a gap shows."""
+
+    run: Annotated[Id, Meta(description="Made anew at each start of the agent.")]
+    seq: Annotated[int, Meta(ge=0, description="Counts the batches of a kind in a run.")]
     ts: int
     fields: list[str]
-    rows: list[list[float | int | str | None]]
+    rows: list[list[Cell]]
 
 
 class Rollout(Struct, frozen=True):
