@@ -9,8 +9,8 @@ What always holds:
 - The bytes are those that the signer made: one bit changed anywhere, white space too, is another document and refused.
 - For one addressee revisions never go down, and one revision is one text for ever.
 - An expired document changes nothing. It stops no serving: that what is in force stays in force is the caller's part.
-- Time is the device's clock or a floor that has certainly passed, whichever is later. A clock that shows less than the
-  floor is wrong, so then nothing can be said to lie in the future.
+- Where the device's clock is not credible, a floor is the time: it has certainly passed. What has expired by it has
+  expired, and nothing can be said to lie in the future.
 """
 
 import hashlib
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from contract.deadlines import CLOCK_FLOOR_MS
 from contract.limits import MAX_DOCUMENT_BYTES
 from contract.steering import Desired, Policy, Signature, Signed
 
@@ -56,29 +55,18 @@ class Mark(Struct, frozen=True):
     sha256: str
 
 
-class Clock(Struct, frozen=True):
-    """What a node knows of the time. `floor_ms` is the latest of build date, last signed time and state file."""
+class Time(Struct, frozen=True):
+    """What a node knows of the time: its clock, or if that is not credible, a floor (build date, last signed time)."""
 
     now_ms: int
-    floor_ms: int = CLOCK_FLOOR_MS
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the clock is certainly wrong."""
-        return self.now_ms < self.floor_ms
-
-    @property
-    def best_ms(self) -> int:
-        """The best guess at the time."""
-        return max(self.now_ms, self.floor_ms)
+    is_credible: bool = True
 
 
 class Accepted(Struct, Generic[Document], frozen=True):
-    """A document that holds from now on. `mark` and `floor_ms` are to be stored before it is acted on."""
+    """A document that holds from now on. `mark` is stored before it is acted on; `issued` is a floor of the time."""
 
     document: Document
     mark: Mark
-    floor_ms: int
     is_new: bool  # False: the node has it already; brokers deliver a retained document at each connection
 
 
@@ -105,7 +93,7 @@ def sign(document: Desired | Policy, keys: Sequence["Ed25519PrivateKey"]) -> byt
 
 
 def verify(
-    data: bytes, kind: type[Document], addressee: str, last: Mark | None, trust: Trust, clock: Clock
+    data: bytes, kind: type[Document], addressee: str, last: Mark | None, trust: Trust, time: Time
 ) -> Accepted[Document] | Refusal:
     """Whether a node takes a document.
 
@@ -115,7 +103,7 @@ def verify(
         addressee: the node's own id for `Desired`, for `Policy` the group that the topic names.
         last: what was accepted last for this addressee.
         trust: the keys that count.
-        clock: the time, as far as it is known.
+        time: as well as it is known.
     """
     if len(data) > MAX_DOCUMENT_BYTES:
         return _refuse("document_oversize", f"it has {len(data)} bytes, at most {MAX_DOCUMENT_BYTES} are read")
@@ -134,9 +122,7 @@ def verify(
     except (msgspec.MsgspecError, RecursionError) as error:
         return _refuse("document_malformed", f"its text is no {kind.__name__}: {error}")
     mark = Mark(document.rev, hashlib.sha256(text).hexdigest())
-    return _judge(document, mark, addressee, last, clock) or Accepted(
-        document, mark, max(clock.floor_ms, document.issued), is_new=mark != last
-    )
+    return _judge(document, mark, addressee, last, time) or Accepted(document, mark, is_new=mark != last)
 
 
 def _check_signatures(text: bytes, signatures: Sequence[Signature], trust: Trust) -> Refusal | None:
@@ -162,7 +148,7 @@ def _check_signatures(text: bytes, signatures: Sequence[Signature], trust: Trust
     return None
 
 
-def _judge(document: Desired | Policy, mark: Mark, addressee: str, last: Mark | None, clock: Clock) -> Refusal | None:
+def _judge(document: Desired | Policy, mark: Mark, addressee: str, last: Mark | None, time: Time) -> Refusal | None:
     """What speaks against a document that is genuine."""
     meant = document.node if isinstance(document, Desired) else document.group
     if meant != addressee:
@@ -171,19 +157,13 @@ def _judge(document: Desired | Policy, mark: Mark, addressee: str, last: Mark | 
         return _refuse("document_outdated", f"revision {mark.rev} is older than {last.rev}, which was accepted")
     if last and mark.rev == last.rev and mark.sha256 != last.sha256:
         return _refuse("document_revision_reused", f"revision {mark.rev} was accepted with another text")
-    if document.exp <= clock.best_ms:
-        late_ms = clock.best_ms - document.exp
-        return _refuse("document_expired", f"it expired {late_ms} ms ago by {_clock_words(clock)}; issue it anew")
-    ahead_ms = document.issued - clock.best_ms
-    if not clock.is_behind and ahead_ms > TOLERANCE_MS:
-        return _refuse("document_from_future", f"it was issued {ahead_ms} ms ahead of {_clock_words(clock)}")
+    clock = "the clock of this node; set it if that is wrong" if time.is_credible else "what has certainly passed"
+    if document.exp <= time.now_ms:
+        return _refuse("document_expired", f"it expired {time.now_ms - document.exp} ms ago by {clock}")
+    ahead_ms = document.issued - time.now_ms
+    if time.is_credible and ahead_ms > TOLERANCE_MS:
+        return _refuse("document_from_future", f"it was issued {ahead_ms} ms ahead of {clock}")
     return None
-
-
-def _clock_words(clock: Clock) -> str:
-    if clock.is_behind:
-        return f"the time floor {clock.floor_ms} (the clock shows {clock.now_ms}, which is certainly too early)"
-    return f"the clock of this node, {clock.now_ms}; set it if that is wrong"
 
 
 def _refuse(event: RefusalEvent, why: str) -> Refusal:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from agent.convergence import Convergence, Do, Plan, State, due, ended, passed, planned, reported, restarted, wished
 from agent.desired import Activate, Change, Present, Running, Step, Wish, plan
 from contract.deadlines import CLOCK_FLOOR_MS
-from contract.signed import Accepted, Clock, Mark, Trust, key_id, sign, verify
+from contract.signed import Accepted, Mark, Time, Trust, key_id, sign, verify
 from contract.steering import Desired, Reported
 
 HEARTBEAT_MS = 60_000
@@ -83,8 +83,7 @@ class Node:
 
     def hear(self, data: bytes) -> None:
         """A document arrives."""
-        clock = Clock(CLOCK_FLOOR_MS + self.time.now_ms)
-        found = verify(data, Desired, "n1", self.mark, TRUST, clock)
+        found = verify(data, Desired, "n1", self.mark, TRUST, Time(CLOCK_FLOOR_MS + self.time.now_ms))
         if isinstance(found, Accepted) and found.is_new:
             assert self.mark is None or found.mark.rev > self.mark.rev
             self.mark = found.mark
