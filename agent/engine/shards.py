@@ -76,7 +76,7 @@ def write_stack(
     rows = [_Row(t.name, t.shape[::-1], _TYPE_NUMBERS[t.type], t.num_bytes) for t in tensors]
     head, offsets = _head(keys, rows)
     end = max(offset + row.num_bytes for offset, row in zip(offsets, rows, strict=True))
-    os.ftruncate(fd, end)  # the slots are holes: pages come with what is written
+    os.ftruncate(fd, end)  # the slots are holes, all zeros
     os.pwrite(fd, head, 0)
     return {tensor.name: offset for tensor, offset in zip(tensors, offsets, strict=True)}
 

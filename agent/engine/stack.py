@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.engine.adapters import NUMPY_TYPES, Adapter
+from agent.engine.half import as_f32
 from agent.engine.shards import StackTensor, stack_tensors, write_stack
 from agent.weights.gguf import GgufFile
 
@@ -35,7 +36,8 @@ class Stack:
         offsets = write_stack(
             self._fd, model, data, rank=rank, activation_tokens=activation_tokens, substitute=substitute
         )
-        self._memory = mmap.mmap(self._fd, 0)
+        # All pages now: at the first write into a slot they would cost it 6 ms, between two steps.
+        self._memory = mmap.mmap(self._fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._places: dict[str, Place] = {}
         tensors = stack_tensors(model, len(activation_tokens), rank)
         for a, b in zip(tensors[::2], tensors[1::2], strict=True):
@@ -65,7 +67,7 @@ class Stack:
             place, rank = self._places[name], len(a)
             target_a, target_b = place.a[slot], place.b[slot]
             target_a[:rank] = a
-            np.multiply(b, scale, out=target_b[:, :rank])
+            np.multiply(as_f32(b), scale, out=target_b[:, :rank])
             if rank < self.rank:
                 target_a[rank:] = 0
                 target_b[:, rank:] = 0

@@ -85,13 +85,15 @@ class Worker:
             self._inbox.step_started = time.monotonic()
             if (threads := self._threads.choose(time.monotonic())) is not None:
                 for lane in self._lanes:
-                    lane.set_threads(threads)
+                    lane.streams.set_threads(threads)
             self._abort.clear()
             for lane in self._lanes:
                 self._end_stopped(lane)
             self._choose_lanes()
+            # Who decodes waits for the steps of all lanes: together they compute no more of prompts than one would.
+            max_tokens = frames.BATCH_TOKENS // max(1, sum(lane.has_prompts for lane in self._lanes))
             for lane in self._lanes:
-                self._step(lane)
+                self._step(lane, max_tokens)
                 self._flush()
             self._inbox.step_started = None
 
@@ -195,7 +197,7 @@ class Worker:
         except NoSlots as error:
             self._say(frames.Slots(num_slots=0, problem=str(error)))
             return
-        slots.lane.set_threads(self._threads.now)
+        slots.lane.streams.set_threads(self._threads.now)
         self._plain.banned = slots.lane.banned  # so that an answer does not depend on its lane
         slots.lane.peers, self._plain.peers = [self._plain], [slots.lane]
         self._slots = slots
@@ -207,10 +209,10 @@ class Worker:
             self._send(frames.Tokens(sequence.job, [], text))
             self._end(sequence)
 
-    def _step(self, lane: Lane) -> None:
+    def _step(self, lane: Lane, max_tokens: int) -> None:
         # Sequences only pass through the lane that is not theirs.
         lane.arrange(may_grow=lane is self._lanes[self._routing.in_slots])
-        chosen = lane.step()
+        chosen = lane.step(max_tokens)
         for sequence, why in lane.refusals():
             self._inbox.forget(sequence.job)
             sequence.close()

@@ -76,7 +76,7 @@ class Stage:
         for _ in range(times):
             self.lane.arrange()
             assert self.lane.refusals() == []
-            for sequence, logits in self.lane.step():
+            for sequence, logits in self.lane.step(STEP_TOKENS):
                 sequence.choose(logits)
                 if sequence.finish_reason:
                     self.lane.remove(sequence)
@@ -297,7 +297,7 @@ def test_rows_of_a_step_ascend_by_stream(stage: Stage, monkeypatch: pytest.Monke
         return decode(context, rows)
 
     monkeypatch.setattr(Context, "decode", watched)
-    lane._free.reverse()
+    lane.streams.free.reverse()
     stage.run(*(stage.add(turns) for turns in OTHERS[:4]))
     assert any(len(set(streams)) > 2 for streams in seen)
     assert all(streams == sorted(streams) for streams in seen)
