@@ -62,7 +62,7 @@ def test_every_impossible_wish_is_named() -> None:
     assert isinstance(found, Impossible)
     assert found.reason.count("cannot ") == 4
     assert "this node has poem@1, wish@1, wish@2" in found.reason
-    assert "it is for another base" in found.reason
+    assert "it was made for another base" in found.reason
     missing = plan(Wish(model="huge@1"), PRESENT, CONFIGURED)
     assert missing == Impossible("cannot activate model 'huge@1': this node has large@1, small@1")
 
