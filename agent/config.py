@@ -20,6 +20,7 @@ from agent.errors import ConfigError
 from contract import limits
 from contract.ids import END, ID_PATTERN, ID_RULE, id_from
 from contract.requests import Id, Privacy
+from contract.settings import LogLevel, QueueLength, Ttl
 
 PATHS = (Path("agent.toml"), Path("/etc/shoal/agent.toml"))
 ENV_PREFIX = "SHOAL_"
@@ -144,13 +145,9 @@ class Engine(_Section, frozen=True, kw_only=True):
 class Limits(_Section, frozen=True, kw_only=True):
     """What is accepted."""
 
-    queue: Annotated[int, Meta(ge=1, le=10_000, description="Requests that may wait; then 429.")] = 64
-    client_queue: Annotated[
-        int, Meta(ge=1, le=10_000, description="Requests of one client that may wait; then 429.")
-    ] = 64
-    ttl_ms: Annotated[int, Meta(ge=1, le=limits.MAX_TTL_MS, description="Deadline of a request that names none.")] = (
-        limits.DEFAULT_TTL_MS
-    )
+    queue: Annotated[QueueLength, Meta(description="Requests that may wait; then 429.")] = 64
+    client_queue: Annotated[QueueLength, Meta(description="Requests of one client that may wait; then 429.")] = 64
+    ttl_ms: Annotated[Ttl, Meta(description="Deadline of a request that names none.")] = limits.DEFAULT_TTL_MS
     drain_s: Annotated[
         int,
         Meta(
@@ -201,7 +198,7 @@ class Store(_Section, frozen=True, kw_only=True):
 class Log(_Section, frozen=True, kw_only=True):
     """Logs on standard error. They never hold prompt or answer text, at any level."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: LogLevel = "info"
     format: Annotated[
         Literal["auto", "json", "console"], Meta(description="auto: console on a terminal, else JSON lines.")
     ] = "auto"

@@ -26,3 +26,5 @@ MAX_SCHEMA_PATTERN_PLACES = 1000
 
 DELTA_TOKENS = 8
 DELTA_MS = 100
+
+MAX_DOCUMENT_BYTES = 64 * 1024  # of a signed document: a node reads it before it knows who wrote it

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from contract.requests import Id
+
 Phase = Literal[
     "idle", "checking", "admitting", "fetching", "assembling", "gating", "switching", "confirmed", "rolled_back",
     "refused", "failed",
@@ -47,12 +49,20 @@ class Policy(Struct, frozen=True, kw_only=True):
 
 
 class Reported(Struct, frozen=True, kw_only=True):
-    """How far a node is towards its desired state."""
+    """How far a node is towards its desired state, and what is in force on it.
+
+    A phase that is not an end is over, well or not, after `within_ms`. The node says this at each change and heartbeat,
+    so a controller that sees an older `rev` than it wished for sends the desired state again.
+    """
 
     rev: Annotated[int, Meta(ge=0)]
+    policies: Annotated[dict[str, int], Meta(description="Revision of each group's policy that was taken in.")] = {}
     phase: Phase
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    within_ms: Annotated[int, Meta(ge=0)] | None = None
     active: str | None = None
+    adapters: list[str] = []
+    settings: dict[str, Any] = {}
     last_good: str | None = None
     gate: dict[str, Any] | None = None
     error: str | None = None
@@ -76,13 +86,17 @@ class Event(Struct, frozen=True):
     data: dict[str, Any]
 
 
-class Telemetry(Struct, frozen=True):
-    """Rows of measurements. `seq` counts the batches of a kind, so a gap shows what was lost."""
+Cell = float | int | str | None
 
-    seq: Annotated[int, Meta(ge=0)]
+
+class Telemetry(Struct, frozen=True, kw_only=True):
+    """Rows of measurements (docs/telemetry.md). `run` and `seq` name a batch: it is stored once, and a gap shows."""
+
+    run: Annotated[Id, Meta(description="Made anew at each start of the agent.")]
+    seq: Annotated[int, Meta(ge=0, description="Counts the batches of a kind in a run.")]
     ts: int
     fields: list[str]
-    rows: list[list[float | int | str | None]]
+    rows: list[list[Cell]]
 
 
 class Rollout(Struct, frozen=True):

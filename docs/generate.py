@@ -2,6 +2,7 @@
 
     schemas/*.json   a JSON Schema of every message of the contract
     topics.md        the topics and status codes
+    telemetry.md     the columns of telemetry, and what it costs
     agent.toml       the agent's configuration, commented
 
 Exit codes: 0 fine · 1 `--check` found pages that are not current, and names them.
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 
 from agent.config import sample
-from contract import messages, topics
+from contract import messages, telemetry, topics
 from contract.status import MEANINGS
 
 FOLDER = Path(__file__).resolve().parent
@@ -28,7 +29,7 @@ MARK = "Made by docs/generate.py from {source}; a change belongs there."
 def pages() -> dict[str, str]:
     """Every generated file: its path below `docs/`, and its text."""
     schemas = {f"schemas/{file_name(kind)}": _json(schema_of(kind)) for kind in messages.ALL}
-    return schemas | {"topics.md": topics_page(), "agent.toml": sample()}
+    return schemas | {"topics.md": topics_page(), "telemetry.md": telemetry_page(), "agent.toml": sample()}
 
 
 def file_name(kind: type) -> str:
@@ -64,6 +65,33 @@ def topics_page() -> str:
     lines += ["", "A message is JSON and has a schema. Requests may also be plain text.", ""]
     lines += ["| status | meaning |", "|---|---|"]
     lines += [f"| {int(status)} | {meaning} |" for status, meaning in MEANINGS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def telemetry_page() -> str:
+    """The columns of each kind of rows, and how often they are sent at each level."""
+    lines = [
+        f"<!-- {MARK.format(source='contract.telemetry')} -->",
+        "",
+        "# Telemetry",
+        "",
+        "A node measures and sends batches of rows on `node/{node}/tele/{kind}`, QoS 0. A batch names its columns, and",
+        "leaves out those in which no row says anything. Rows hold numbers, names and histograms, never the text of a",
+        "prompt or an answer. What has no meter is null.",
+        "",
+        "What does not fit into a batch is folded together, the least busy rows first, so a level's bytes a day",
+        "(headers of MQTT, TLS and TCP included) are a bound and not an estimate.",
+        "",
+        "| level | measures the machine every | sends `sys` every | sends `infer` every | kB a day at most |",
+        "|---|---|---|---|---|",
+    ]
+    for level, pace in telemetry.PACES.items():
+        every = ["never"] * 3 if pace is None else [f"{s} s" for s in (pace.sample_s, pace.sys_s, pace.infer_s)]
+        lines.append(f"| {level} | {' | '.join(every)} | {telemetry.bytes_per_day(level) // 1000:,} |")
+    for kind, row in telemetry.KINDS.items():
+        lines += ["", f"## {kind}", "", f"{row.__doc__}", "", "| column | what |", "|---|---|"]
+        properties = msgspec.json.schema_components([row])[1][row.__name__]["properties"]
+        lines += [f"| `{name}` | {about.get('description', '')} |" for name, about in properties.items()]
     return "\n".join(lines) + "\n"
 
 
