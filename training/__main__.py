@@ -12,6 +12,7 @@ import argparse
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 
@@ -99,7 +100,7 @@ def train(folder: Path, task: Task, base: Path, *, shared_a: bool) -> None:
             is_a_shared=shared_a,
             variants=list(TRAINED_ON),
             first_loss=round(trained.losses[0], 4),
-            last_loss=round(sum(trained.losses[-20:]) / 20, 4),
+            last_loss=round(fmean(trained.losses[-20:]), 4),
             cpu_s=round(trained.cpu_s),
             threads=loop.THREADS,
             versions={package: version(package) for package in ("torch", "transformers", "peft")},
