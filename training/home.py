@@ -77,7 +77,7 @@ _VERBS = {
 
 def make(pick: Picker) -> tuple[str, Any]:
     """A wish and its actions."""
-    kinds = {_one: 6, _two: 6, _same_room: 5, _second_without_room: 2, _several: 4, _need: 2, _scene: 3, _scene_and: 1}
+    kinds = {_one: 6, _two: 6, _same_room: 5, _second_without_room: 2, _several: 4, _need: 5, _scene: 6, _scene_and: 2}
     while True:
         picked = len(pick.new)
         (kind,) = pick.rng.choices(list(kinds), list(kinds.values()))
@@ -137,10 +137,10 @@ def _several(pick: Picker) -> tuple[str, list[Action]]:
 
 def _need(pick: Picker) -> tuple[str, list[Action]]:
     need = pick.rng.choice(list(NEEDS))
-    room = "here" if pick.rng.random() < 0.3 else _room(pick)
-    where = "here" if room == "here" else _filled(pick, LISTS.places, room=room, is_needed="{room}")
+    where = pick.draw(LISTS.places) or "here"
+    room = _room(pick) if "{room}" in where else "here"
     actions = [_action(room, *NEEDS[need])]
-    text = _filled(pick, LISTS.needs[need], x=where)
+    text = _filled(pick, LISTS.needs[need], x=where.format(room=room))
     if pick.rng.random() < 0.3:
         order, more = _order(pick, room, is_named=False)
         return _filled(pick, LISTS.joins, c=text, d=order), actions + more
@@ -152,9 +152,9 @@ def _scene(pick: Picker) -> tuple[str, list[Action]]:
     text = pick.draw(LISTS.scenes[scene])
     if scene in WHOLE_HOUSE:
         return text, [_action("all", *step) for step in SCENES[scene]]
-    room = _room(pick)
-    place = _filled(pick, LISTS.places, room=room)
-    room = room if room in place else "here"
+    where = pick.draw(LISTS.places)
+    room = _room(pick) if "{room}" in where else "here"
+    place = where.format(room=room)
     text = f"{text} {place}".strip() if pick.rng.random() < 0.7 else f"{place} {text}".strip()
     return text, [_action(room, *step) for step in SCENES[scene]]
 
@@ -193,11 +193,9 @@ def _framed(pick: Picker, text: str) -> str:
     return _filled(pick, LISTS.orders if is_order and pick.rng.random() < 0.5 else LISTS.frames, c=text)
 
 
-def _filled(pick: Picker, templates: Words, *, is_needed: str = "", **parts: str) -> str:
-    """One of the templates, one that has `is_needed` in it, with its parts."""
-    while is_needed not in (template := pick.draw(templates)):
-        pass
-    return template.format(**parts)
+def _filled(pick: Picker, templates: Words, **parts: str) -> str:
+    """One of the templates with its parts."""
+    return pick.draw(templates).format(**parts)
 
 
 def _place(pick: Picker) -> str:

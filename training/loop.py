@@ -28,11 +28,11 @@ from training.tokens import Lesson
 
 RANK = 8
 ALPHA = 16
-BATCH = 8
-LEARNING_RATE = 1e-3
+BATCH = 4
+LEARNING_RATE = 3e-3
 # B alone moves as far as A and B together only with a larger one.
-LEARNING_RATE_SHARED_A = 3e-3
-WARM_UP_STEPS = 10
+LEARNING_RATE_SHARED_A = 6e-3
+WARM_UP_STEPS = 20
 THREADS = 2
 SEED = 20_261_121
 
@@ -172,8 +172,8 @@ def _batches(lessons: list[Lesson]) -> Iterator[list[Lesson]]:
     """Batches of lessons of about the same length, in an order of chance."""
     rng = random.Random(SEED)
     groups = []
-    for start in range(0, len(lessons), 8 * BATCH):
-        some = sorted(lessons[start : start + 8 * BATCH], key=lambda lesson: len(lesson.tokens))
+    for start in range(0, len(lessons), 16 * BATCH):
+        some = sorted(lessons[start : start + 16 * BATCH], key=lambda lesson: len(lesson.tokens))
         groups += [some[at : at + BATCH] for at in range(0, len(some), BATCH)]
     rng.shuffle(groups)
     yield from groups
