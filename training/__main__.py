@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="evaluate: names of adapters in the folder")
     parser.add_argument("--out", type=Path, default=OUT, help=f"the folder to write to ({OUT})")
     parser.add_argument("--shared-a", action="store_true", help="train B alone; A is the same for all adapters")
+    parser.add_argument("--threads", type=int, default=2, help="as many as there are idle cores (2)")
     given = parser.parse_args()
     base = BASE.resolve()
     if not base.is_file():
@@ -47,11 +48,11 @@ def main() -> int:
         for name in given.names:
             evaluate(given.out, name, base)
     else:
-        train(given.out, TASKS[given.command], base, shared_a=given.shared_a)
+        train(given.out, TASKS[given.command], base, shared_a=given.shared_a, threads=given.threads)
     return 0
 
 
-def train(folder: Path, task: Task, base: Path, *, shared_a: bool) -> None:
+def train(folder: Path, task: Task, base: Path, *, shared_a: bool, threads: int) -> None:
     """Trains an adapter, writes its file, schema and card, and compares it with llama.cpp."""
     from training import loop  # PyTorch
     from training.check import logit_difference
@@ -61,7 +62,8 @@ def train(folder: Path, task: Task, base: Path, *, shared_a: bool) -> None:
     name = task.name + (SHARED_A if shared_a else "")
     examples, held_out = task.examples("train"), task.examples("held_out")
     prefix, lessons = lessons_of(task, examples, base)
-    trainer = loop.Trainer([make_variant(base, variant, OUT) for variant in TRAINED_ON], prefix, shared_a=shared_a)
+    variants = [make_variant(base, variant, OUT) for variant in TRAINED_ON]
+    trainer = loop.Trainer(variants, prefix, shared_a=shared_a, threads=threads)
     trained = trainer.train(lessons, lambda step, loss: _say(f"{name} step {step + 1}: loss {loss:.4f}"))
     path = folder / f"{name}.gguf"
     base_sha256 = digest_of(base)
@@ -102,7 +104,7 @@ def train(folder: Path, task: Task, base: Path, *, shared_a: bool) -> None:
             first_loss=round(trained.losses[0], 4),
             last_loss=round(fmean(trained.losses[-20:]), 4),
             cpu_s=round(trained.cpu_s),
-            threads=loop.THREADS,
+            threads=threads,
             versions={package: version(package) for package in ("torch", "transformers", "peft")},
         ),
         logit_difference=difference,

@@ -33,7 +33,6 @@ LEARNING_RATE = 3e-3
 # B alone moves as far as A and B together only with a larger one.
 LEARNING_RATE_SHARED_A = 6e-3
 WARM_UP_STEPS = 20
-THREADS = 2
 SEED = 20_261_121
 
 Matrices = dict[str, tuple[Any, Any]]  # layer's name in transformers → A (rank x inputs), B (outputs x rank), numpy
@@ -50,9 +49,9 @@ class Trained(NamedTuple):
 class Trainer:
     """A base in its variants, with one LoRA on all of its linear layers."""
 
-    def __init__(self, variants: list[Path], prefix: list[int], *, shared_a: bool) -> None:
+    def __init__(self, variants: list[Path], prefix: list[int], *, shared_a: bool, threads: int) -> None:
         torch.manual_seed(SEED)
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(threads)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._shared_a = shared_a

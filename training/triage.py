@@ -86,6 +86,6 @@ TASK = Task(
     },
     make=make,
     label=lambda answer: (answer["severity"], answer["component"]),
-    num_train=2000,
+    num_train=1600,
     max_answer_tokens=64,
 )
