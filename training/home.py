@@ -47,10 +47,6 @@ SCENES: dict[str, tuple[tuple[str, str | int], ...]] = {
 WHOLE_HOUSE = ("sleep", "leave")
 # How often training hears of a room that nobody has, so that copying is learnt rather than the list.
 INVENTED_SHARE = 0.3
-_SYLLABLES = (
-    "al", "ba", "cor", "den", "fa", "gul", "hem", "ki", "lor", "mo", "nar", "pel", "ri", "ser",
-    "sta", "ter", "ton", "tun", "vi", "vo", "wis",
-)  # fmt: skip
 
 
 class Lists(msgspec.Struct, frozen=True):
@@ -194,7 +190,7 @@ def _said(pick: Picker, thing: str, state: str) -> tuple[str, str | int]:
 def _framed(pick: Picker, text: str) -> str:
     is_order = text.partition(" ")[0] in _VERBS
     return _filled(
-        pick, LISTS.orders if is_order and pick.rng.random() < 0.5 else LISTS.frames, c=text, name=_invented(pick)
+        pick, LISTS.orders if is_order and pick.rng.random() < 0.5 else LISTS.frames, c=text, name=pick.invented()
     )
 
 
@@ -210,13 +206,9 @@ def _place(pick: Picker) -> str:
 
 def _room(pick: Picker) -> str:
     if pick.split == "train" and pick.rng.random() < INVENTED_SHARE:
-        word = _invented(pick)
+        word = pick.invented()
         return pick.rng.choice((word, f"{word} room", f"{word} {pick.rng.choice(LISTS.rooms.train)}"))
     return pick.draw(LISTS.rooms)
-
-
-def _invented(pick: Picker) -> str:
-    return "".join(pick.rng.choices(_SYLLABLES, k=pick.rng.randint(2, 4)))
 
 
 def _action(room: str, device: str, value: str | int) -> Action:

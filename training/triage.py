@@ -40,6 +40,9 @@ class Lists(msgspec.Struct, frozen=True):
     issues: list[Issue]
 
 
+# What has names that training cannot know all of, and how often it hears of one that nothing has.
+INVENTED = ("interface", "host", "supply", "sensor", "process", "part", "user")
+INVENTED_SHARE = 0.3
 LISTS: Lists = read_lists("log_lines.toml", Lists)
 
 
@@ -50,14 +53,22 @@ def make(pick: Picker) -> tuple[str, Any]:
     if pick.split == "held_out":
         pick.new.append(message)
     line = pick.draw(LISTS.lines)
-    words = {name: pick.draw(LISTS.words[name]) for name in sorted(_names(message) | _names(issue.cause))}
-    around = {name: pick.draw(LISTS.words[name]) for name in sorted(_names(line) - {"message"})}
+    words = {name: _word(pick, name) for name in sorted(_names(message) | _names(issue.cause))}
+    around = {name: _word(pick, name) for name in sorted(_names(line) - {"message"})}
     text = line.format(message=message.format(**words), **around)
+    # The cause comes first: what has been said helps to choose what follows from it.
     return text, {
-        "severity": issue.severity,
-        "component": issue.component,
         "cause": issue.cause.format(**words),
+        "component": issue.component,
+        "severity": issue.severity,
     }
+
+
+def _word(pick: Picker, name: str) -> str:
+    if name in INVENTED and pick.split == "train" and pick.rng.random() < INVENTED_SHARE:
+        word = pick.invented()
+        return pick.rng.choice((word, f"{word}-{pick.rng.randint(0, 9)}", f"{word}{pick.rng.randint(0, 9)}"))
+    return pick.draw(LISTS.words[name])
 
 
 def _names(template: str) -> set[str]:
@@ -70,22 +81,21 @@ TASK = Task(
     source="training/triage.py",
     grammar="training/log_lines.toml",
     system=(
-        'Sort the log line into JSON: {"severity":"warning","component":"storage","cause":"/var is almost full"}.'
-        f" Severities: {', '.join(SEVERITIES)}. Components: {', '.join(COMPONENTS)}."
-        " The cause is one short line."
+        'Sort the log line into JSON: {"cause":"/var is almost full","component":"storage","severity":"warning"}.'
+        f" The cause is one short line. Components: {', '.join(COMPONENTS)}. Severities: {', '.join(SEVERITIES)}."
     ),
     schema={
         "type": "object",
         "properties": {
-            "severity": {"type": "string", "enum": list(SEVERITIES)},
-            "component": {"type": "string", "enum": list(COMPONENTS)},
             "cause": {"type": "string", "minLength": 1, "maxLength": 80},
+            "component": {"type": "string", "enum": list(COMPONENTS)},
+            "severity": {"type": "string", "enum": list(SEVERITIES)},
         },
-        "required": ["severity", "component", "cause"],
+        "required": ["cause", "component", "severity"],
         "additionalProperties": False,
     },
     make=make,
     label=lambda answer: (answer["severity"], answer["component"]),
-    num_train=1600,
+    num_train=2000,
     max_answer_tokens=64,
 )

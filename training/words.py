@@ -11,6 +11,10 @@ Split = Literal["train", "held_out"]
 FOLDER = Path(__file__).parent
 # How often a word of a held-out example is one that training never saw.
 NEW_SHARE = 0.5
+_SYLLABLES = (
+    "al", "ba", "cor", "den", "fa", "gul", "hem", "ki", "lor", "mo", "nar", "pel", "ri", "ser",
+    "sta", "ter", "ton", "tun", "vi", "vo", "wis",
+)  # fmt: skip
 
 
 class Words(msgspec.Struct, frozen=True):
@@ -35,6 +39,10 @@ class Picker:
             self.new.append(word)
             return word
         return self.rng.choice(words.train)
+
+    def invented(self) -> str:
+        """A name that nothing has."""
+        return "".join(self.rng.choices(_SYLLABLES, k=self.rng.randint(2, 4)))
 
 
 def read_lists(name: str, kind: Any) -> Any:
