@@ -22,12 +22,12 @@ help: ## list the targets
 setup: ## make .venv and install everything (compiles llama.cpp once, some minutes)
 	@$(PYTHON) bootstrap.py setup
 
-demo: setup ## ask a real model three things over MQTT (KEEP=1 leaves it running)
+demo: setup ## ask a real model over MQTT, with and without an adapter (KEEP=1 leaves it running)
 	@$(PYTHON) bootstrap.py model
 	@$(BIN)/fleet demo --model-dir $(MODEL_DIR) $(if $(KEEP),--keep)
 
 test: setup ## all that must hold before a change goes in: lint, types, every test
-	@$(PYTHON) bootstrap.py mosquitto
+	@$(PYTHON) bootstrap.py programs
 	@$(PYTHON) bootstrap.py model
 	@$(PYTHON) bootstrap.py embeddings
 	@$(MAKE) --no-print-directory lint

@@ -1,7 +1,7 @@
 """Prepare a working copy: the virtual environment, the compiled engine, the broker for tests, the model.
 
     python3 bootstrap.py setup        .venv with everything in it
-    python3 bootstrap.py mosquitto    the broker that the tests start
+    python3 bootstrap.py programs     what the tests start: mosquitto, and strace
     python3 bootstrap.py model        the default model, in .shoal/models
     python3 bootstrap.py embeddings   the default model for embeddings, in .shoal/embeddings
 
@@ -505,12 +505,13 @@ def remove_abandoned_builds(target: Path) -> None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-# --- mosquitto ------------------------------------------------------------------------------------------
+# --- programs -------------------------------------------------------------------------------------------
 
 PACKAGE_OF = {
     "mosquitto": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
+    "strace": "strace",
 }
 
 # The tests start brokers of their own; the service of the package is neither started nor enabled by us.
@@ -538,8 +539,8 @@ esac
 """
 
 
-def mosquitto() -> None:
-    """Have mosquitto and its command-line clients, from the system's packages when they are missing.
+def programs() -> None:
+    """Have mosquitto, its command-line clients and strace, from the system's packages when they are missing.
 
     Raises:
         CannotError: they are missing and we may not, or cannot, install them.
@@ -610,7 +611,7 @@ def fetch_model(*words: str) -> None:
 
 COMMANDS: dict[str, Callable[[], None]] = {
     "setup": setup,
-    "mosquitto": mosquitto,
+    "programs": programs,
     "model": model,
     "embeddings": embeddings,
 }

@@ -15,7 +15,6 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
-from agent.adapters import AdapterFile
 from agent.config import Limits, Sampling
 from agent.engine import frames
 from agent.engine.death import Death
@@ -24,6 +23,7 @@ from agent.job import Job
 from agent.logs import describe
 from agent.quarantine import Quarantine
 from agent.queue import Queue
+from agent.store.adapter_entries import Entry
 from contract import limits as wire
 from contract.answers import Accepted, Delta, Failure, Final, Timings, Usage
 from contract.errors import Refused
@@ -49,7 +49,7 @@ class Answering:
         parallel: int,
         limits: Limits,
         sampling: Sampling,
-        find_adapter: Callable[[str], AdapterFile],
+        find_adapter: Callable[[str], Entry],
         quarantine: Quarantine,
         send: Callable[[frames.ToEngine], None],
     ) -> None:
@@ -79,8 +79,19 @@ class Answering:
 
     @property
     def adapters_in_use(self) -> set[str]:
-        """Digests of the adapters of jobs in the engine."""
-        return {job.adapter.sha256 for job in self._running.values() if job.adapter}
+        """Digests of the adapters of jobs in the engine, and of those that were there and run again."""
+        return {job.adapter.sha256 for job in [*self._running.values(), *self._queue.jobs()] if job.adapter}
+
+    @property
+    def adapters_waiting(self) -> dict[str, int]:
+        """Digests of the adapters that waiting jobs want, and how many jobs come before the first of them, about."""
+        places: dict[str, int] = {}
+        jobs = sorted(self._queue.jobs(), key=lambda job: (-job.request.priority, job.arrived))
+        for place, job in enumerate(jobs):
+            if isinstance(job.request.adapter, str):
+                with contextlib.suppress(Refused):  # gone since it was asked for
+                    places.setdefault((job.adapter or self._find_adapter(job.request.adapter)).sha256, place)
+        return places
 
     @property
     def num_running(self) -> int:
@@ -239,7 +250,9 @@ class Answering:
             )
             return
         try:
-            job.adapter = self._find_adapter(want.adapter) if isinstance(want.adapter, str) else None
+            if isinstance(want.adapter, str):
+                # What runs again goes on with the version that it began with, whatever the name means by now.
+                job.adapter = job.adapter or self._find_adapter(want.adapter)
         except Refused as no:
             self._free(job)
             self._fail(job, no.status, no.code, no.message)

@@ -19,8 +19,9 @@ from agent.answering import Answering
 from agent.config import Config
 from agent.engine.frames import Ready
 from agent.errors import ModelError
+from agent.fitness import unfit_bases
 from agent.local import LocalModel
-from agent.memory import Loaded, Need, NoRoomError, budget_bytes, make_room, num_parallel
+from agent.memory import MIB, Loaded, Need, NoRoomError, budget_bytes, make_room, num_parallel
 from agent.models import ModelFile
 from agent.quarantine import Quarantine
 from agent.routing import Served, choose_model
@@ -64,7 +65,13 @@ class Catalog:
         self._on_alert = on_alert
         self._available_bytes = available_bytes
         self._shelf = Shelf(config, facts)
-        self._adapters = AdapterShelf(config.state_dir / "adapters")
+        self._adapters = AdapterShelf(
+            config.state_dir,
+            budget_bytes=config.store.adapters_mib * MIB,
+            allow_unfit=config.store.allow_unfit,
+            bases=self._shelf.bases,
+            in_use=lambda: self.adapters_in_use,
+        )
         self._models: dict[Path, LocalModel] = {}
         self._leaving: list[LocalModel] = []  # their files are gone; they end what they have begun
         self._ended: Counter[int] = Counter()  # of models that are gone
@@ -111,9 +118,20 @@ class Catalog:
 
     def adapter_cards(self) -> list[AdapterInfo]:
         """The card's adapters, once for each model they fit."""
-        return [
-            card for local in self._in_order() for card in self._adapters.cards(local.model.sha256, local.model.base)
-        ]
+        return [card for local in self._in_order() for card in self._adapters.cards(local.model.sha256)]
+
+    @property
+    def adapters_in_use(self) -> set[str]:
+        """Digests of adapters that requests run with."""
+        return {sha256 for local in self._all() for sha256 in local.answering.adapters_in_use}
+
+    @property
+    def resident_adapters(self) -> dict[str, int]:
+        """Bytes that engines hold of each adapter, by digest."""
+        total: Counter[str] = Counter()
+        for local in self._all():
+            total.update(local.resident)
+        return dict(total)
 
     def describe(self) -> dict[str, Any]:
         """The default engine's part of `shoal-agent status`."""
@@ -138,9 +156,10 @@ class Catalog:
     def describe_adapters(self) -> list[dict[str, Any]]:
         """The adapters' part of `shoal-agent status`, and the files that cannot be used."""
         found: list[dict[str, Any]] = [
-            {"adapter": file.label, "sha256": file.sha256, "bytes": file.facts.num_bytes, "rank": file.facts.rank,
-             "activation": file.facts.activation}
-            for file in self._adapters.all()
+            {"adapter": entry.label, "sha256": entry.sha256, "base_sha256": entry.base_sha256, "bytes": entry.bytes,
+             "rank": entry.rank, "activation": entry.activation, "pinned": entry.pinned,
+             "unfit_for": unfit_bases(entry.scores)}
+            for entry in self._adapters.all()
         ]  # fmt: skip
         return found + [{"adapter": path.name, "problem": problem} for path, problem in self._adapters.problems.items()]
 
@@ -173,6 +192,7 @@ class Catalog:
             self._task.cancel()
         if ends := [local.sleep() for local in self._all()]:
             await asyncio.wait(ends)
+        await self._adapters.close()
 
     async def wait_ready(self, request: Request | None = None) -> tuple[LocalModel, Ready]:
         """Starts the engine for a request, or the default one, and waits for it. For commands.
@@ -229,7 +249,7 @@ class Catalog:
             return None
         local = served[choose_model(request.model, request.task, list(served))]
         if isinstance(request.adapter, str):
-            self._adapters.find(request.adapter, local.model.base)
+            self._adapters.find(request.adapter, local.model.sha256)
         return local
 
     # Memory.

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from agent.commands import ask, check, models, quarantine, requests, selftest, status, version
+from agent.commands import adapters, ask, check, models, quarantine, requests, selftest, status, version
 from agent.config import ENV_CONFIG, load_config
 from agent.errors import AgentError, ConfigError, ControlError
 
@@ -56,6 +56,7 @@ app.command("status")(status.status)
 app.command("version")(version.version)
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(quarantine.app, name="quarantine")
 
 

@@ -186,6 +186,18 @@ class Journal(_Section, frozen=True, kw_only=True):
     ] = 64
 
 
+class Store(_Section, frozen=True, kw_only=True):
+    """Adapters. What is pinned or in use stays; of the rest goes what is worth least."""
+
+    adapters_mib: Annotated[
+        int, Meta(ge=1, le=2**24, description="On disk; an import that does not fit even then gets 507.")
+    ] = 1024
+    resident_mib: Annotated[int, Meta(ge=1, le=2**24, description="In memory, of each model that runs.")] = 256
+    allow_unfit: Annotated[
+        bool, Meta(description="Use an adapter also with a model on which it failed its test; else that gets 400.")
+    ] = False
+
+
 class Log(_Section, frozen=True, kw_only=True):
     """Logs on standard error. They never hold prompt or answer text, at any level."""
 
@@ -206,6 +218,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sampling: Sampling = Sampling()
     privacy: PrivacySection = PrivacySection()
     journal: Journal = Journal()
+    store: Store = Store()
     log: Log = Log()
 
     @property

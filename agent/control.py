@@ -2,6 +2,7 @@
 
 {"op": "status"}                      ->  {"status": {…}}
 {"op": "ask", "request": {…}}         ->  {"delta": {…}} …, {"final": {…}}
+{"op": "adapters"}                    ->  {"adapters": {"in_use": ["sha256", …], "resident": {"sha256": bytes}}}
 {"op": "quarantine"}                  ->  {"quarantine": [{…}, …]}
 {"op": "release", "id": "…" or null}  ->  {"released": [{…}, …]}, null for all
 anything else                         ->  {"error": "cannot …"}
@@ -39,12 +40,14 @@ class Control:
         *,
         status: Callable[[], dict[str, Any]],
         ask: Ask,
+        adapters: Callable[[], dict[str, Any]],
         quarantined: Callable[[], list[Item]],
         release: Callable[[str | None], Awaitable[list[Item]]],
     ) -> None:
         self._state_dir = state_dir
         self._status = status
         self._ask = ask
+        self._adapters = adapters
         self._quarantined = quarantined
         self._release = release
         self._server: asyncio.Server | None = None
@@ -90,6 +93,8 @@ class Control:
                     lambda final: _say(writer, {"final": msgspec.to_builtins(final)}),
                 )
                 return None
+            if op == "adapters":
+                return {"adapters": self._adapters()}
             if op == "quarantine":
                 return {"quarantine": msgspec.to_builtins(self._quarantined())}
             if op == "release":

@@ -98,6 +98,10 @@ class Daemon:
             config.state_dir,
             status=self.status,
             ask=self._ask,
+            adapters=lambda: {
+                "in_use": sorted(self._models.adapters_in_use),
+                "resident": self._models.resident_adapters,
+            },
             quarantined=lambda: self._quarantine.items,
             release=self._release,
         )

@@ -17,6 +17,10 @@ class StoreError(AgentError):
     """The state directory or its database cannot be used (disk full, read-only, damaged)."""
 
 
+class NoSpaceError(StoreError):
+    """Something does not fit on the disk or into its budget; the message has the numbers. As an answer: 507."""
+
+
 class EngineError(AgentError):
     """The engine process does not start or does not answer."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.adapters import AdapterFile
+from agent.store.adapter_entries import Entry
 from contract.answers import Delta, Final
 from contract.requests import Request
 from contract.status import Status
@@ -27,7 +27,7 @@ class Job:
     on_final: Callable[[Final], Coroutine[Any, Any, None]]
 
     timer: asyncio.TimerHandle | None = None  # fires at the deadline
-    adapter: AdapterFile | None = None
+    adapter: Entry | None = None
     number: int = 0  # of the present run; frames of an earlier run carry another
     num_runs: int = 0
     suspect: bool = False  # an engine died while it ran: it runs again, but alone

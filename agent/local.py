@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,12 +21,10 @@ from agent.memory import MIB, Need
 from agent.models import ModelFile
 from agent.quarantine import Quarantine
 from agent.store.facts import Facts
+from agent.supply import Supply
 from contract.presence import ModelInfo
 
 log = structlog.get_logger()
-
-# Adapters that an engine holds at once. Each takes its file's size in page cache and little more.
-MAX_GIVEN = 64
 
 
 class LocalModel:
@@ -54,7 +51,6 @@ class LocalModel:
         self._facts = facts
         self._adapters = adapters
         self.parallel = parallel
-        self._given: OrderedDict[str, None] = OrderedDict()  # adapters that the engine has, least recently used first
         self._has_room_for_slots = has_room_for_slots
         self._on_change = on_change
         self._on_alert = on_alert
@@ -75,9 +71,17 @@ class LocalModel:
             parallel=parallel,
             limits=config.limits,
             sampling=config.sampling,
-            find_adapter=lambda reference: adapters.find(reference, self.model.base),
+            find_adapter=lambda reference: adapters.find(reference, self.model.sha256),
             quarantine=quarantine or Quarantine(),
             send=self._send,
+        )
+        self._supply = Supply(
+            open_adapter=adapters.open,
+            budget_bytes=config.store.resident_mib * MIB,
+            in_use=lambda: self.answering.adapters_in_use,
+            waiting=lambda: self.answering.adapters_waiting,
+            on_rejected=self.answering.on_frame,
+            on_given=self._make_slots,
         )
 
     @property
@@ -107,14 +111,20 @@ class LocalModel:
         return not (self.answering.num_waiting or self.answering.num_running)
 
     @property
+    def resident(self) -> dict[str, int]:
+        """Bytes of the adapters that its engine has, by digest."""
+        return self._supply.resident
+
+    @property
     def need(self) -> Need:
         """What its engine takes in memory."""
-        return self.model.need(
+        need = self.model.need(
             context_tokens=self._config.model.context_tokens,
             parallel=self.parallel,
             batch_tokens=frames.BATCH_TOKENS,
-            has_slots=self._has_slots,
+            num_slots=self._config.engine.adapter_slots if self._has_slots else 0,
         )
+        return msgspec.structs.replace(need, margin_bytes=need.margin_bytes + sum(self.resident.values()))
 
     def idle_s(self, now: float) -> float:
         """How long it has had nothing to do; looked at often enough, it misses nothing."""
@@ -255,34 +265,16 @@ class LocalModel:
     def _send(self, frame: frames.ToEngine) -> None:
         if self._engine:
             if isinstance(frame, frames.Generate) and frame.adapter is not None:
-                self._give(self._engine, frame.adapter)
-            self._engine.send(frame)
+                self._adapters.note_use(frame.adapter)
+            self._supply.send(self._engine, frame)
 
-    def _give(self, engine: Supervisor, sha256: str) -> None:
-        """Takes care that the engine has an adapter. Whether it is one, the engine looks at itself."""
-        if sha256 not in self._given:
-            path = next(file.path for file in self._adapters.all() if file.sha256 == sha256)
-            try:
-                with path.open("rb") as file:
-                    engine.send_adapter(sha256, file.fileno())
-            except OSError as error:  # the engine refuses the job then
-                log.error("cannot give an adapter to the engine", why=str(error))
-                return
-            self._given[sha256] = None
-            self._make_slots(engine)
-        self._given.move_to_end(sha256)
-        in_use = self.answering.adapters_in_use
-        for oldest in [other for other in self._given if other not in in_use][: len(self._given) - MAX_GIVEN]:
-            del self._given[oldest]
-            engine.send(frames.Forget(oldest))
-
-    def _make_slots(self, engine: Supervisor) -> None:
+    def _make_slots(self) -> None:
         """Lets adapters decode together from the first one on, if there is room. Until then they take turns."""
-        if self._has_slots or not self._config.engine.adapter_slots or self._slots_crash:
+        if self._has_slots or not self._config.engine.adapter_slots or self._slots_crash or not self._engine:
             return
         self._has_slots = True
         if self._has_room_for_slots(self, self.need):
-            engine.send(frames.MakeSlots(self._config.engine.adapter_slots))
+            self._engine.send(frames.MakeSlots(self._config.engine.adapter_slots))
         else:
             self._has_slots = False
 
@@ -293,7 +285,7 @@ class LocalModel:
             self.fail(engine.problem)
             return
         if state is State.STARTING:
-            self._given.clear()
+            self._supply.clear()
             self._has_slots = False
         if state is State.READY and self.ready:
             self._was_ready = True

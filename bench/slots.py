@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from agent.engine import frames
 from agent.engine.adapters import Adapter
-from agent.engine.slot_lane import SLOT_RANK
 from agent.engine.stack import Stack
+from agent.weights.adapter import SLOT_RANK
 from agent.weights.base_model import read_base
 from agent.weights.gguf import parse
 from bench.decoding import tell

@@ -17,7 +17,7 @@ from statistics import fmean
 import msgspec
 
 from agent.models import DEFAULT_FILE, digest_of
-from training.card import Card, Data, Score, Training, read_card, unfit, write_card
+from training.card import Card, Data, Score, Training, read_card, scores_by_base, unfit_variants, write_card
 from training.evaluate import Judge
 from training.task import Task, digest_of_examples
 from training.tasks import SHARED_A, TASKS, task_of
@@ -114,7 +114,9 @@ def train(folder: Path, task: Task, base: Path, *, shared_a: bool, threads: int)
 
 
 def evaluate(folder: Path, name: str, base: Path) -> None:
-    """Asks the held-out examples, on every variant of the base, and writes the scores into the card."""
+    """Asks the held-out examples, on every variant of the base, and writes the scores into file and card."""
+    from training.export import write_scores
+
     task = task_of(name)
     examples = task.examples("held_out")
     adapter = folder / f"{name}.gguf"
@@ -130,8 +132,15 @@ def evaluate(folder: Path, name: str, base: Path) -> None:
             scores.append(Score(variant, sha256, has_adapter, is_fitted, *msgspec.structs.astuple(given)))
             _say(f"{name} {scores[-1]}")
         judge.close()
-    card = read_card(folder, name)
-    write_card(folder, msgspec.structs.replace(card, scores=scores, unfit_variants=unfit(scores)))
+    write_scores(adapter, scores_by_base(scores))
+    card = msgspec.structs.replace(
+        read_card(folder, name),
+        scores=scores,
+        unfit_variants=unfit_variants(scores),
+        adapter_sha256=digest_of(adapter),
+        num_bytes=adapter.stat().st_size,
+    )
+    write_card(folder, card)
 
 
 def _say(line: str) -> None:

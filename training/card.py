@@ -4,8 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-# An adapter that loses more than this on a variant of the base, against its best one, is not to be used with it.
-MAX_LOSS = 0.02
+from agent.fitness import unfit_bases
 
 SHARED = ", with the frozen A matrices that the family shares, so that only B was trained"
 PAGE = """\
@@ -29,7 +28,7 @@ format. *Right*: what counts is right (`label` in `{data.source}`). *Exact*: all
 |---|---|---|---|---|---|
 {scores}
 
-Unfit (more than 2 points below its best): {unfit}.
+Unfit (more than 2 points below its best, and refused by nodes): {unfit}.
 
 ## Training
 
@@ -116,11 +115,15 @@ class Card(msgspec.Struct, frozen=True):
     unfit_variants: list[str] = []
 
 
-def unfit(scores: list[Score]) -> list[str]:
-    """Variants of the base on which the adapter answers too much worse than on its best one."""
-    with_adapter = {score.variant: score.right for score in scores if score.has_adapter and score.is_fitted}
-    best = max(with_adapter.values(), default=0.0)
-    return [variant for variant, right in with_adapter.items() if round(best - right, 6) > MAX_LOSS]
+def scores_by_base(scores: list[Score]) -> dict[str, float]:
+    """What the adapter's file says of its test: the share of right answers with the schema, by the base's digest."""
+    return {score.variant_sha256: score.right for score in scores if score.has_adapter and score.is_fitted}
+
+
+def unfit_variants(scores: list[Score]) -> list[str]:
+    """Variants of the base that nodes will not use the adapter with."""
+    unfit = unfit_bases(scores_by_base(scores))
+    return [variant for variant, sha256 in _variants(scores).items() if sha256 in unfit]
 
 
 def read_card(folder: Path, name: str) -> Card:

@@ -1,15 +1,15 @@
 """A trained LoRA as a GGUF file, as llama.cpp and the engine's adapter slots take it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
-from agent.weights.adapter import ACTIVATION_KEY, check_adapter, check_finite, read_adapter
+from agent.weights.adapter import ACTIVATION_KEY, BASE_KEY, SCORES_KEY, check_adapter, check_finite, read_adapter
 from agent.weights.base_model import read_base
 
-BASE_KEY = "shoal.adapter.base_sha256"
 _NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -35,27 +35,44 @@ def write_adapter(
         "attn_q": int(heads["llama.attention.head_count"].contents()),
         "attn_k": int(heads["llama.attention.head_count_kv"].contents()),
     }
-    writer = gguf.GGUFWriter(path, arch=facts.architecture)
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_name(name)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-    writer.add_string(ACTIVATION_KEY, "user")
-    writer.add_string(BASE_KEY, base_sha256)
+    tensors = {}
     for layer, (a, b) in matrices.items():
         number, _, linear = layer.removeprefix("model.layers.").partition(".")
         kind = _NAMES[linear]
         paired = _in_pairs(b, num_heads[kind]) if kind in num_heads else b
-        writer.add_tensor(f"blk.{number}.{kind}.weight.lora_a", np.ascontiguousarray(a, dtype=np.float16))
-        writer.add_tensor(f"blk.{number}.{kind}.weight.lora_b", np.ascontiguousarray(paired, dtype=np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        tensors[f"blk.{number}.{kind}.weight.lora_a"] = np.ascontiguousarray(a, dtype=np.float16)
+        tensors[f"blk.{number}.{kind}.weight.lora_b"] = np.ascontiguousarray(paired, dtype=np.float16)
+    _write(path, tensors, facts.architecture, {"general.name": name, BASE_KEY: base_sha256}, alpha)
     data = path.read_bytes()
     adapter = read_adapter(data, label=path.name)
     check_adapter(adapter, facts)
     check_finite(data, adapter)
+
+
+def write_scores(path: Path, scores: dict[str, float]) -> None:
+    """Writes into an adapter's file how it did in its test, by the bases' SHA-256: where it is unfit, nodes refuse it."""
+    adapter = read_adapter(path.read_bytes())
+    file = gguf.GGUFReader(path)
+    tensors = {tensor.name: np.array(tensor.data) for tensor in file.tensors}
+    texts = {key: file.fields[key].contents() for key in ("general.name", BASE_KEY)}
+    texts[SCORES_KEY] = json.dumps(scores, sort_keys=True)
+    _write(path, tensors, adapter.architecture, texts, adapter.alpha)
+
+
+def _write(path: Path, tensors: dict[str, Any], architecture: str, texts: dict[str, str], alpha: float) -> None:
+    writer = gguf.GGUFWriter(path, arch=architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    writer.add_string(ACTIVATION_KEY, "user")
+    for key, text in texts.items():
+        writer.add_string(key, text)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _in_pairs(b: Any, num_heads: int) -> Any:

@@ -1,6 +1,5 @@
 """The adapters that the daemon has given to this engine: checked, mapped, and loaded into llama.cpp where needed."""
 
-import math
 import mmap
 import os
 import weakref
@@ -16,15 +15,15 @@ from agent.weights.adapter import check_adapter, check_finite, read_adapter
 from agent.weights.base_model import Base
 from agent.weights.gguf import Tensor
 
-_F16_NO_SIGN, _F16_MANTISSA_BITS = np.uint16(0x7FFF), 10
-_NUMPY_TYPES: dict[str, Any] = {"f16": np.float16, "f32": np.float32}
+NUMPY_TYPES: dict[str, Any] = {"f16": np.float16, "f32": np.float32}
 
 
 class Pair(NamedTuple):
-    """What an adapter adds to a linear layer: B · A, with A (rank x inputs) and B (outputs x rank)."""
+    """What an adapter adds to a linear layer: scale · B · A, with A (rank x inputs) and B (outputs x rank)."""
 
     a: npt.NDArray[Any]
     b: npt.NDArray[Any]
+    scale: np.float32
 
 
 class Adapter:
@@ -48,7 +47,7 @@ class Adapter:
         check_finite(self._memory, facts)
         self.rank, self.activation = facts.rank, facts.activation
         self.pairs = {
-            name.removesuffix(".weight"): _scaled(self._array(a), self._array(b), facts.alpha / b.shape[0])
+            name.removesuffix(".weight"): Pair(self._array(a), self._array(b), np.float32(facts.alpha / b.shape[0]))
             for name, (a, b) in facts.pairs.items()
         }
 
@@ -56,29 +55,9 @@ class Adapter:
         if tensor.type == "bf16":  # the upper half of an f32
             upper = np.frombuffer(self._memory, np.uint16, tensor.num_bytes // 2, tensor.offset)
             return (upper.astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape[::-1])
-        kind = _NUMPY_TYPES[tensor.type]
+        kind = NUMPY_TYPES[tensor.type]
         count = tensor.num_bytes // np.dtype(kind).itemsize
         return np.frombuffer(self._memory, kind, count, tensor.offset).reshape(tensor.shape[::-1])
-
-
-def _scaled(a: npt.NDArray[Any], b: npt.NDArray[Any], scale: float) -> Pair:
-    """A pair with alpha / rank multiplied into the half that has less numbers."""
-    return Pair(_times(a, scale), b) if a.size <= b.size else Pair(a, _times(b, scale))
-
-
-def _times(half: npt.NDArray[Any], scale: float) -> npt.NDArray[Any]:
-    """`half` · `scale`, in f16. The validator has seen that nothing overflows.
-
-    alpha / rank is nearly always a power of two; then it is added to the exponents, a hundred times as fast.
-    """
-    mantissa, exponent = math.frexp(scale)
-    if half.dtype == np.float16 and mantissa == 0.5:  # frexp gives 0.5 for powers of two
-        bits = half.view(np.uint16)
-        shift = (exponent - 1) << _F16_MANTISSA_BITS
-        least_normal = (1 + max(0, 1 - exponent)) << _F16_MANTISSA_BITS
-        if (bits & _F16_NO_SIGN).min(initial=_F16_NO_SIGN) >= least_normal:
-            return (bits + np.uint16(shift & 0xFFFF)).view(np.float16)
-    return (half.astype(np.float32) * np.float32(scale)).astype(np.float16)
 
 
 class Adapters:

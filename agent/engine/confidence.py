@@ -3,7 +3,8 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
+
+from agent.engine.row import Logits, Row
 
 _LOW_QUANTILE = 0.1
 
@@ -14,31 +15,24 @@ class Confidence:
     Probabilities are those of the model itself, before temperature and the other choices of a request.
     """
 
-    def __init__(self, scratch: npt.NDArray[np.float32]) -> None:
+    def __init__(self, scratch: Logits) -> None:
         """`scratch` is room for one row of logits, which others may use in between."""
-        self._row = scratch
+        self._weights = scratch
         self._probabilities: list[float] = []
         self._margins: list[float] = []
 
-    def note(self, logits: npt.NDArray[np.float32], token: int) -> None:
-        """Takes note of a choice; `logits` are those of the whole vocabulary."""
-        best = int(logits.argmax())
-        top = float(logits[best])
-        if not math.isfinite(top):
-            self._probabilities.append(0.0)
-            self._margins.append(0.0)
-            return
-        np.subtract(logits, top, out=self._row)
-        np.exp(self._row, out=self._row)
-        log_sum = math.log(float(self._row.sum()))
-        self._row[best] = 0
-        runner_up = float(self._row.max())
-        second = math.log(runner_up) if runner_up > 0 else -math.inf
-        chosen = float(logits[token]) - top - log_sum
-        self._probabilities.append(math.exp(chosen) if math.isfinite(chosen) else 0.0)
+    def note(self, row: Row, token: int) -> None:
+        """Takes note of the token that was chosen from a row."""
+        weights = self._weights
+        np.subtract(row.logits, row.top, out=weights)
+        chosen = float(weights[token])
+        np.exp(weights, out=weights)
+        self._probabilities.append(math.exp(chosen) / float(weights.sum()))
+        weights[row.best] = 0
+        runner_up = float(weights.max())
         # For two logits a distance m apart, tanh(m / 2) is the difference of their probabilities when only the two
         # are compared.
-        self._margins.append(math.tanh(-second / 2))
+        self._margins.append((1 - runner_up) / (1 + runner_up))
 
     @property
     def value(self) -> float | None:

@@ -70,6 +70,8 @@ class Embedder:
     def run(self) -> None:
         """Serves until the process ends."""
         while True:
+            if not self._jobs:
+                self._threads.rest(time.monotonic())
             for work, arrived in self._inbox.take(block=not self._jobs):
                 self._inbox.step_started = time.monotonic()
                 self._begin(work, arrived)

@@ -59,7 +59,14 @@ class Inbox:
         threading.Thread(target=self._listen, name="inbox", daemon=True).start()
 
     def take(self, *, block: bool) -> list[tuple[Work, float]]:
-        """New work, each with its arrival (monotonic seconds). With `block`, waits for at least one."""
+        """New work, each with its arrival (monotonic seconds). With `block`, waits for at least one.
+
+        `block` means that nothing runs.
+        """
+        if block:
+            with self._lock:
+                if not self._jobs:
+                    self._cancelled.clear()  # they came when what they were for had ended
         while block and not self._jobs:
             self._new_jobs.wait()
             self._new_jobs.clear()

@@ -1,6 +1,5 @@
-"""A context at work: which sequences are in its streams, what its streams still hold, and the steps it makes."""
+"""A context at work: which sequences are in its streams, which wait, and the steps it makes."""
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -9,14 +8,18 @@ from typing import NamedTuple
 import numpy as np
 
 from agent.engine.batch import Share, plan
-from agent.engine.growth import Growth
-from agent.engine.kv_state import SavedState, StateError, saved
-from agent.engine.llama import Context, LoadError, Logits
+from agent.engine.kv_state import SavedState
+from agent.engine.llama import Context
 from agent.engine.prefix import MIN_SHARED_TOKENS, Computed, PrefixStore, num_usable
+from agent.engine.row import Logits
 from agent.engine.sequence import Sequence, Stage
+from agent.engine.streams import Streams
 from agent.engine.switch import Switch
 from agent.engine.turns import Turns
 from agent.errors import ModelError
+
+# Beginnings that are shorter are computed where the rest is: a step of their own and moving would cost as much.
+MIN_BASE_TOKENS = 64
 
 
 class Refusal(NamedTuple):
@@ -57,19 +60,20 @@ class Lane:
         Raises:
             LoadError: there is no memory for it.
         """
-        self._make_context = make_context
-        self._growth = Growth(max_streams)
-        self.context = make_context(self._growth.num_streams)
+        self.streams = Streams(make_context, max_streams, switch, store)
         self.sequences: list[Sequence] = []
         self.pending: list[Sequence] = []
         self._switch = switch
         self._store = store
         self.banned = banned or []
-        self._free = list(range(self.context.parallel))  # the one that was used last comes last
-        self._held: dict[int, Computed] = {}  # what free streams still hold
         self._turns = Turns()
         self.peers: list[Lane] = []  # whose streams may hold the beginnings of prompts, too
-        self._threads = 0
+        self._refused: list[Refusal] = []
+
+    @property
+    def context(self) -> Context:
+        """The context, which is another one once the lane has grown."""
+        return self.streams.context
 
     @property
     def all_sequences(self) -> list[Sequence]:
@@ -78,7 +82,7 @@ class Lane:
 
     def computed(self, without: Sequence) -> Iterator[tuple[int, Computed]]:
         """What its streams hold, those of sequences included, but for one."""
-        yield from self._held.items()
+        yield from self.streams.held.items()
         for sequence in self.sequences:
             if sequence is not without and sequence.stream is not None and sequence.position:
                 yield sequence.stream, sequence.computed
@@ -102,31 +106,62 @@ class Lane:
         self.pending.remove(sequence)
         return sequence
 
-    def arrange(self) -> list[Refusal]:
+    def prepares(self, sequence: Sequence) -> bool:
+        """Whether it lacks a beginning that the base alone computes and that is worth being computed here first.
+
+        In a lane without slots a token of a prompt takes two thirds of the time.
+        """
+        if sequence.stream is not None:
+            leader, num_tokens = sequence.leader or (sequence, sequence.num_base_tokens)
+            if leader in self.sequences and leader.position < num_tokens:
+                return True  # it has begun, or its leader has
+        if sequence.num_base_tokens - sequence.position < MIN_BASE_TOKENS:
+            return False
+        return sequence.num_base_tokens - self._best_source(sequence).num_tokens >= MIN_BASE_TOKENS
+
+    def refusals(self) -> list[Refusal]:
+        """Sequences that turned out not to run here; they are gone from the lane. Each is returned once."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def arrange(self, *, may_grow: bool = True) -> None:
         """Gives streams to those that wait, the most urgent first; one of lower priority is parked for them."""
-        refused: list[Refusal] = []
         if not self.pending:
-            return refused
+            return
         self._switch.note_waiting({s.adapter for s in self.pending if s.adapter})
         for sequence in sorted(self.pending, key=lambda s: -s.priority):
-            least = None if self._free else min(reversed(self.sequences), key=lambda s: s.priority)
+            least = None if self.streams.free else min(reversed(self.sequences), key=lambda s: s.priority)
             if least and least.priority >= sequence.priority:
                 break
             try:
-                if not self._switch.claim(sequence):
+                if not self._switch.claim(sequence) and not self._claims_by_force(sequence):
                     continue
             except ModelError as error:
                 self.pending.remove(sequence)
-                refused.append(Refusal(sequence, str(error)))
+                self._refused.append(Refusal(sequence, str(error)))
                 continue
-            if least:
+            if least and not self.streams.free:
                 self._park(least)
             self.pending.remove(sequence)
             self.sequences.append(sequence)
             self._place(sequence)
-        if self.pending and not self._free and self._growth.is_worth_it:
-            self._grow()
-        return refused
+        if may_grow and self.pending and not self.streams.free and self.streams.growth.is_worth_it:
+            emptied = self.streams.grow()
+            for sequence in [s for s in self.sequences if s.stream in emptied]:
+                sequence.position = 0
+
+    def _claims_by_force(self, sequence: Sequence) -> bool:
+        """Parks those for whom a slot is in use, if all of them are less urgent, and takes it."""
+        users: dict[int, list[Sequence]] = {}
+        for other in self.sequences:
+            users.setdefault(other.slot, []).append(other)
+        users.pop(0, None)
+        weaker = [some for some in users.values() if all(other.priority < sequence.priority for other in some)]
+        if not weaker:
+            return False
+        for other in min(weaker, key=len):
+            self._park(other)
+        return self._switch.claim(sequence)
 
     def step(self) -> list[tuple[Sequence, Logits]]:
         """Computes the next tokens; returns the sequences that now choose one, with their logits."""
@@ -140,7 +175,13 @@ class Lane:
         shares = plan([s for s in ready if self._switch.group(s) == group], self.context.batch_tokens)
         # llama.cpp computes rows together only where their streams ascend by one (`split_equal`).
         shares.sort(key=lambda share: _stream(share.sequence))
-        self._switch.activate(self.context, group)
+        try:
+            self._switch.activate(self.context, group)
+        except ModelError as error:
+            for sequence, _, _ in shares:
+                self.remove(sequence)
+                self._refused.append(Refusal(sequence, str(error)))
+            return []
         started = time.monotonic()
         if not self.context.decode(self._rows(shares)):
             for sequence, _, _ in shares:
@@ -148,7 +189,7 @@ class Lane:
                     sequence.begin(_stream(sequence), self.context.keep(_stream(sequence), 0))
             return []
         if len(shares) == self.context.parallel and all(share.num_tokens == 1 for share in shares):
-            self._growth.note(len(shares) / (time.monotonic() - started))
+            self.streams.growth.note(len(shares) / (time.monotonic() - started))
         row = -1
         chosen = []
         for share in shares:
@@ -160,43 +201,15 @@ class Lane:
                 chosen.append((share.sequence, logits))
         return chosen
 
-    def set_threads(self, threads: int) -> None:
-        """From the next step on so many threads compute."""
-        self._threads = threads
-        self.context.set_threads(threads)
-
-    def _grow(self) -> None:
-        """Goes on in a context with more streams, if there is memory for it."""
-        try:
-            context = self._make_context(self._growth.next())
-        except LoadError:
-            self._growth.stop()
-            return
-        if self._threads:
-            context.set_threads(self._threads)
-        for stream in range(self.context.parallel):
-            with contextlib.suppress(StateError):  # an empty one, or one that cannot be moved: it is computed again
-                context.load(stream, self.context.save(stream))
-                continue
-            self._held.pop(stream, None)
-            for sequence in self.sequences:
-                if sequence.stream == stream:
-                    sequence.position = 0
-        self._free += range(self.context.parallel, context.parallel)
-        self.context.close()
-        self.context = context
-
     def _place(self, sequence: Sequence) -> None:
         """Puts a sequence into a stream, with as much of it as is computed already somewhere."""
         state, sequence.saved = sequence.saved, None
         source = Source() if state else self._best_source(sequence)
-        is_here = source.lane is self and source.stream in self._free
-        stream = source.stream if is_here and source.stream is not None else self._free[0]
-        self._spill(stream, source.num_tokens if is_here else 0)
-        self._free.remove(stream)
-        held = self._held.pop(stream, None)
+        is_here = source.lane is self and source.stream in self.streams.free
+        stream = source.stream if is_here and source.stream is not None else self.streams.free[0]
+        held = self.streams.take(stream, source.num_tokens if is_here else 0)
         sequence.stream = stream
-        if state is None or not self._loads(sequence, state):
+        if state is None or not self.streams.load(stream, state, sequence):
             sequence.begin(stream, 0)
             self._inherit(sequence, source, held)
             self._follow(sequence)
@@ -205,7 +218,7 @@ class Lane:
         """Takes over what a source holds. `held` is what the sequence's own stream still had."""
         stream = _stream(sequence)
         if source.state is not None:
-            if not self._loads(sequence, source.state):
+            if not self.streams.load(stream, source.state, sequence):
                 self._store.drop(source.entry)
                 source = Source()
         elif (
@@ -214,8 +227,8 @@ class Lane:
             and ((source.lane, source.stream) != (self, stream) or _names_other_slot(held, sequence, source.num_tokens))
         ):
             # Only a stream's own memory can stay where it is, unless it names another slot.
-            state = source.lane.save(source.stream)
-            if state is None or not self._loads(sequence, state):
+            state = source.lane.streams.save(source.stream)
+            if state is None or not self.streams.load(stream, state, sequence):
                 source = Source()
         # Also where nothing could be taken over: what the stream held is of no use then.
         sequence.begin(stream, self.context.keep(stream, source.num_tokens))
@@ -223,9 +236,9 @@ class Lane:
     def _best_source(self, sequence: Sequence) -> Source:
         prompt, cuts = sequence.marks, sequence.cuts
         best = Source()
-        for stream in reversed(self._free):
-            if stream in self._held:
-                usable = num_usable(prompt, cuts, self._held[stream])
+        for stream in reversed(self.streams.free):
+            if stream in self.streams.held:
+                usable = num_usable(prompt, cuts, self.streams.held[stream])
                 best = Source(usable, self, stream) if usable > best.num_tokens else best
         # From here on it must be moved, which a few tokens are not worth.
         least = best.num_tokens + MIN_SHARED_TOKENS
@@ -277,15 +290,13 @@ class Lane:
         if gap is None:
             return
         sequence = next(s for s in self.sequences if s.stream == used[-1])
-        state = self.save(used[-1]) if sequence.position else None
+        state = self.streams.save(used[-1]) if sequence.position else None
         if state is None and sequence.position:
             return
-        self._spill(gap, 0)
-        self._held.pop(gap, None)
-        self._free.remove(gap)
-        self._free.insert(0, used[-1])
+        self.streams.take(gap)
+        self.streams.free.insert(0, used[-1])
         sequence.stream = gap
-        if state is None or not self._loads(sequence, state):
+        if state is None or not self.streams.load(gap, state, sequence):
             sequence.position = self.context.keep(gap, 0)
 
     def _park(self, sequence: Sequence) -> None:
@@ -293,44 +304,15 @@ class Lane:
         self.sequences.remove(sequence)
         self.pending.append(sequence)
         sequence.leader = None
-        sequence.saved = self.save(_stream(sequence)) if sequence.position else None
+        sequence.saved = self.streams.save(_stream(sequence)) if sequence.position else None
         if sequence.saved is None:
             sequence.position = 0
         self._vacate(sequence)
 
     def _vacate(self, sequence: Sequence) -> None:
-        stream = _stream(sequence)
-        self._held[stream] = sequence.computed
-        self._free.append(stream)
+        self.streams.vacate(_stream(sequence), sequence.computed)
         sequence.stream = None
         self._switch.release(sequence)
-
-    def _spill(self, stream: int, num_kept: int) -> None:
-        """Keeps what a free stream holds in the store, unless most of it stays in the stream."""
-        held = self._held.get(stream)
-        if held is not None and len(held.marks) - num_kept >= MIN_SHARED_TOKENS and self._store.takes(held):
-            state = self.save(stream)
-            if state is not None:
-                self._store.put(held, state)
-
-    def save(self, stream: int) -> SavedState | None:
-        """What a stream holds, for any stream of any lane; None where that cannot be moved."""
-        try:
-            return saved(self._switch.stripped(self.context.save(stream)))
-        except StateError:  # a kind of memory that cannot be moved, such as a recurrent one
-            return None
-
-    def _loads(self, sequence: Sequence, state: SavedState) -> bool:
-        """Puts a state into a sequence's stream; False when that cannot be done, and the stream is empty then."""
-        stream = _stream(sequence)
-        self.context.keep(stream, 0)
-        try:
-            if state.is_whole:
-                self.context.load(stream, self._switch.dressed(state.data, sequence))
-                return True
-        except StateError:
-            pass
-        return False
 
     def _rows(self, shares: list[Share]) -> list[tuple[int, int, int, bool]]:
         rows = []

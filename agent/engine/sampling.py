@@ -17,7 +17,8 @@ import numpy.typing as npt
 from llama_cpp import llama_cpp as lib
 
 from agent.engine import frames
-from agent.engine.llama import Logits, Model
+from agent.engine.llama import Model
+from agent.engine.row import Logits, Row
 
 MIN_TEMPERATURE = 1e-3  # below, dividing logits by it leaves float32 and the choice is noise; it means greedy anyway
 NEGLIGIBLE = 30.0
@@ -25,10 +26,6 @@ NEAR_LOGITS = 8.0  # a first guess at where the top k end
 GRAMMAR_LOOKS = (64, 2048)  # so many of the likeliest tokens are looked at before all are
 PENALIZED_TOKENS = 256  # so far back a token counts as said
 RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's word for "choose one"
-
-
-class NoChoice(Exception):
-    """No logit is a number: the model, or the adapter, has computed nonsense."""
 
 
 class Sampler:
@@ -50,38 +47,41 @@ class Sampler:
                 raise RuntimeError("llama.cpp refuses a sampler")
             lib.llama_sampler_chain_add(self._chain, link)
 
-    def bias(self, logits: Logits) -> None:
-        """Adds what the request wants added to a row, before anything is chosen from it."""
-        logits[self._biased] += self._biases
+    def row(self, logits: Logits) -> Row:
+        """Adds to logits what the request wants added, in place, and takes in what they say.
 
-    def choose(self, logits: Logits, grammar: Any = None) -> int:
+        Raises:
+            NoChoice: they are no numbers.
+        """
+        if len(self._biased):
+            logits[self._biased] += self._biases
+        return Row(logits)
+
+    def choose(self, row: Row, grammar: Any = None) -> int:
         """One token; a grammar, when given, first rules out what does not fit it."""
         if grammar:
-            return self._through_chain(self._allowed(logits, grammar), logits)
+            return self._through_chain(self._allowed(row.logits, grammar), row.logits)
         if self._has_penalties:  # they may raise up any token
-            return self._through_chain(self._all, logits)
+            return self._through_chain(self._all, row.logits)
         if self._is_greedy:
-            best = int(logits.argmax())
-            if not np.isfinite(logits[best]):
-                raise NoChoice
-            return best
-        return self._through_chain(self._shortlist(logits), logits)
+            return row.best
+        return self._through_chain(self._shortlist(row), row.logits)
 
     def accept(self, token: int) -> None:
-        """Tells the chain which token was taken."""
-        lib.llama_sampler_accept(self._chain, token)
+        """Tells the chain which token was taken; only penalties want to know."""
+        if self._has_penalties:
+            lib.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
         """Frees the chain and its links."""
         lib.llama_sampler_free(self._chain)
 
-    def _shortlist(self, logits: Logits) -> npt.NDArray[Any]:
-        best = logits.max()
+    def _shortlist(self, row: Row) -> npt.NDArray[Any]:
         if self._top_k:
-            near = np.flatnonzero(logits >= best - NEAR_LOGITS)
+            near = row.within(NEAR_LOGITS)
             if len(near) >= self._top_k:
                 return near
-        return np.flatnonzero(logits >= best - NEGLIGIBLE * self._temperature)
+        return row.within(NEGLIGIBLE * self._temperature)
 
     def _allowed(self, logits: Logits, grammar: Any) -> npt.NDArray[Any]:
         """The tokens that fit the grammar, ascending; of the unlikely ones only as many as can matter.
@@ -123,8 +123,6 @@ class Sampler:
         )
 
     def _through_chain(self, ids: npt.NDArray[Any], logits: Logits) -> int:
-        if not len(ids):
-            raise NoChoice
         array = self._fill(ids, logits)
         lib.llama_sampler_apply(self._chain, ctypes.byref(array))
         if not 0 <= array.selected < array.size:

@@ -7,8 +7,9 @@ from agent.engine.confidence import Confidence
 from agent.engine.frames import Generate
 from agent.engine.grammar import Grammar, fits
 from agent.engine.kv_state import SavedState
-from agent.engine.llama import Logits, Model
+from agent.engine.llama import Model
 from agent.engine.prefix import Computed, Marks, marks_of, useful_cuts
+from agent.engine.row import Logits
 from agent.engine.sampling import Sampler
 from agent.engine.template import Prompt
 from agent.engine.text import TextStream
@@ -70,6 +71,11 @@ class Sequence:
         return Stage.DECODE if self.position == len(self.tokens) - 1 else Stage.PROMPT
 
     @property
+    def num_base_tokens(self) -> int:
+        """How many tokens of the prompt the base alone computes."""
+        return self.activation if self.adapter else self.num_prompt_tokens
+
+    @property
     def num_portion_tokens(self) -> int:
         """How many tokens are to be computed up to the next cut, or to the end."""
         return next((cut for cut in self.cuts if cut > self.position), len(self.tokens)) - self.position
@@ -100,15 +106,19 @@ class Sequence:
         self.position = self.num_cached_tokens = num_cached_tokens
 
     def choose(self, logits: Logits) -> tuple[int, str]:
-        """Takes the next token from `logits`; returns it and the text that became certain."""
-        self._sampler.bias(logits)
-        token = self._sampler.choose(logits)
+        """Takes the next token from `logits`; returns it and the text that became certain.
+
+        Raises:
+            NoChoice: they are no numbers.
+        """
+        row = self._sampler.row(logits)
+        token = self._sampler.choose(row)
         if self._grammar and not self._grammar.allows(token):
-            token = self._sampler.choose(logits, self._grammar.sampler)
+            token = self._sampler.choose(row, self._grammar.sampler)
             if not self._grammar.allows(token):
                 self.finish_reason = "error"  # nothing in the vocabulary fits: the check of the whole text says so
                 return token, ""
-        self._confidence.note(logits, token)
+        self._confidence.note(row, token)
         if self.first_token_ms is None:
             self.first_token_ms = (time.monotonic() - self._arrived) * 1000
         self.tokens.append(token)

@@ -19,10 +19,9 @@ from agent.engine.stack import Stack
 from agent.engine.switch import SlotSwitch
 from agent.engine.template import ChatTemplate, PromptError
 from agent.errors import ModelError
+from agent.weights.adapter import SLOT_RANK
 from agent.weights.base_model import read_base
 from agent.weights.gguf import parse
-
-SLOT_RANK = 8
 
 
 class SlotLane(NamedTuple):

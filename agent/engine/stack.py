@@ -4,25 +4,25 @@ The memory file is mapped twice, by llama.cpp, which reads, and here. A slot is 
 other slots hold is not touched.
 """
 
+import math
 import mmap
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from agent.engine.adapters import Adapter
+from agent.engine.adapters import NUMPY_TYPES, Adapter
+from agent.engine.half import as_f32
 from agent.engine.shards import StackTensor, stack_tensors, write_stack
 from agent.weights.gguf import GgufFile
-
-Half = npt.NDArray[np.float16]
 
 
 class Place(NamedTuple):
     """Both halves of a linear layer's adapters: A (slots + 1, rank, inputs) and B (slots + 1, outputs, rank)."""
 
-    a: Half
-    b: Half
+    a: npt.NDArray[Any]
+    b: npt.NDArray[Any]
 
 
 class Stack:
@@ -36,7 +36,8 @@ class Stack:
         offsets = write_stack(
             self._fd, model, data, rank=rank, activation_tokens=activation_tokens, substitute=substitute
         )
-        self._memory = mmap.mmap(self._fd, 0)
+        # All pages now: at the first write into a slot they would cost it 6 ms, between two steps.
+        self._memory = mmap.mmap(self._fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._places: dict[str, Place] = {}
         tensors = stack_tensors(model, len(activation_tokens), rank)
         for a, b in zip(tensors[::2], tensors[1::2], strict=True):
@@ -62,16 +63,16 @@ class Stack:
             place = self._places[name]
             place.a[slot] = 0
             place.b[slot] = 0
-        for name, (a, b) in adapter.pairs.items():
+        for name, (a, b, scale) in adapter.pairs.items():
             place, rank = self._places[name], len(a)
             target_a, target_b = place.a[slot], place.b[slot]
             target_a[:rank] = a
-            target_b[:, :rank] = b
+            np.multiply(as_f32(b), scale, out=target_b[:, :rank])
             if rank < self.rank:
                 target_a[rank:] = 0
                 target_b[:, rank:] = 0
         self._filled[slot] = set(adapter.pairs)
 
-    def _view(self, tensor: StackTensor, offsets: dict[str, int]) -> Half:
-        count = tensor.num_bytes // 2
-        return np.frombuffer(self._memory, np.float16, count, offsets[tensor.name]).reshape(tensor.shape)
+    def _view(self, tensor: StackTensor, offsets: dict[str, int]) -> npt.NDArray[Any]:
+        count = math.prod(tensor.shape)
+        return np.frombuffer(self._memory, NUMPY_TYPES[tensor.type], count, offsets[tensor.name]).reshape(tensor.shape)

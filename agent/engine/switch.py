@@ -32,7 +32,11 @@ class Switch(Protocol):
         """What a sequence's next token needs; tokens of one step must need the same."""
 
     def activate(self, context: Context, group: int) -> None:
-        """The next step in the context computes tokens of this group."""
+        """The next step in the context computes tokens of this group.
+
+        Raises:
+            ModelError: the adapter cannot be used.
+        """
 
     def token(self, sequence: Sequence, position: int) -> int:
         """What stands for a token of the sequence in a batch."""
@@ -57,13 +61,11 @@ class TurnSwitch:
         self._active: tuple[Context | None, int] = (None, 0)
 
     def claim(self, sequence: Sequence) -> bool:
-        """Never waits: llama.cpp holds as many adapters as there are."""
+        """Never waits: llama.cpp holds as many adapters as there are, each from where it first acts."""
         if sequence.adapter is not None:
             adapter = self._adapters.find(sequence.adapter)
-            self._plain.pointer(adapter)
             self._used[sequence] = adapter
             sequence.adapter_number, sequence.slot = adapter.number, 0
-            self._plain.free_unused({self._active[1]} | {other.number for other in self._used.values()})
         return True
 
     def release(self, sequence: Sequence) -> None:
@@ -75,12 +77,13 @@ class TurnSwitch:
         return sequence.adapter_number if sequence.position >= sequence.activation else 0
 
     def activate(self, context: Context, group: int) -> None:
-        """Sets the adapter, which costs 5 ms when it is another one."""
+        """Sets the adapter, which costs 5 ms when it is another one, and as much again when it is to be loaded."""
         if self._active == (context, group):
             return
         adapter = next((adapter for adapter in self._used.values() if adapter.number == group), None)
         context.set_adapter(self._plain.pointer(adapter) if adapter else None)
         self._active = (context, group)
+        self._plain.free_unused({group} | {other.number for other in self._used.values()})
 
     def token(self, sequence: Sequence, position: int) -> int:
         """The token itself."""

@@ -7,6 +7,7 @@ of the speed with endless spinning, half with bounded spinning, while one thread
 import os
 import resource
 from pathlib import Path
+from typing import NamedTuple
 
 PERIOD_S = 0.5
 # Others must leave this much of a further core unused before a thread is added, and take as much before one goes.
@@ -21,23 +22,43 @@ class Threads:
         self._most = most
         self.now = most
         self._cores = sorted(os.sched_getaffinity(0))
-        self._last: tuple[float, float, float] | None = None
+        self._last: _Reading | None = None  # since when this stretch of work is watched
+        self._worked = _Reading(0, 0, 0)  # in the stretches before it
 
     def choose(self, now: float) -> int | None:
         """The number of threads from now on, when it changes. `now` is monotonic seconds; cheap to call often."""
-        if self._most == 1 or (self._last is not None and now - self._last[0] < PERIOD_S):
+        if self._most == 1:
             return None
-        reading = (now, _busy_s(self._cores), _own_s())
-        last, self._last = self._last, reading
-        if last is None or reading[0] - last[0] > 4 * PERIOD_S:  # it was idle in between: nothing is known of now
-            return None
-        passed_s = reading[0] - last[0]
-        others = max(0.0, (reading[1] - last[1]) - (reading[2] - last[2])) / passed_s
-        wanted = num_threads(len(self._cores), self._most, self.now, others)
-        if wanted == self.now:
-            return None
-        self.now = wanted
-        return wanted
+        if self._last is None:
+            self._last = self._read(now)
+        elif self._worked.at + now - self._last.at >= PERIOD_S:
+            self.rest(now)
+            passed_s, busy_s, own_s = self._worked
+            self._worked, self._last = _Reading(0, 0, 0), self._read(now)
+            wanted = num_threads(len(self._cores), self._most, self.now, max(0.0, busy_s - own_s) / passed_s)
+            if wanted != self.now:
+                self.now = wanted
+                return wanted
+        return None
+
+    def rest(self, now: float) -> None:
+        """The engine has nothing to do. What others do meanwhile does not tell what they do when it works again."""
+        if self._last is not None:
+            self._worked = _Reading(
+                *(sum - then + here for sum, then, here in zip(self._worked, self._last, self._read(now), strict=True))
+            )
+            self._last = None
+
+    def _read(self, now: float) -> "_Reading":
+        return _Reading(now, _busy_s(self._cores), _own_s())
+
+
+class _Reading(NamedTuple):
+    """Seconds: the time, what all processes have worked on these cores, and what this one has."""
+
+    at: float
+    busy: float
+    own: float
 
 
 def num_threads(cores: int, most: int, now: int, others: float) -> int:

@@ -16,7 +16,7 @@ from agent.engine.lane import Lane
 from agent.engine.llama import Abort, Context, Model
 from agent.engine.prefix import PrefixStore
 from agent.engine.routing import Routing
-from agent.engine.sampling import NoChoice
+from agent.engine.row import NoChoice
 from agent.engine.sequence import Sequence
 from agent.engine.slot_lane import NoSlots, SlotLane, make_slot_lane
 from agent.engine.switch import TurnSwitch
@@ -72,7 +72,9 @@ class Worker:
     def run(self) -> None:
         """Serves until the process ends."""
         while True:
-            for job, arrived in self._inbox.take(block=not any(lane.all_sequences for lane in self._lanes)):
+            if is_idle := not any(lane.all_sequences for lane in self._lanes):
+                self._threads.rest(time.monotonic())
+            for job, arrived in self._inbox.take(block=is_idle):
                 self._inbox.step_started = time.monotonic()
                 if isinstance(job, frames.MakeSlots):
                     threading.Thread(target=self._make_slots, args=(job.num_slots,), name="slots", daemon=True).start()
@@ -83,7 +85,7 @@ class Worker:
             self._inbox.step_started = time.monotonic()
             if (threads := self._threads.choose(time.monotonic())) is not None:
                 for lane in self._lanes:
-                    lane.set_threads(threads)
+                    lane.streams.set_threads(threads)
             self._abort.clear()
             for lane in self._lanes:
                 self._end_stopped(lane)
@@ -108,9 +110,7 @@ class Worker:
         except Rejection as no:
             self._reject(job.job, no)
             return
-        slots = self._slots
-        lane = slots.lane if slots and self._routing.in_slots and self._fits_slots(sequence, slots) else self._plain
-        lane.add(sequence)
+        self._plain.add(sequence)
         self._inbox.watch(sequence)
         if sequence.finish_reason:  # the tokens to resume from were already the whole answer
             self._end(sequence)
@@ -175,8 +175,9 @@ class Worker:
             return
         in_slots = self._routing.note_step([s.adapter for lane in self._lanes for s in lane.all_sequences])
         old, new = (self._plain, slots.lane) if in_slots else (slots.lane, self._plain)
-        for sequence in [s for s in old.all_sequences if not in_slots or self._fits_slots(s, slots)]:
-            new.add(old.give_up(sequence))
+        for sequence in old.all_sequences:
+            if not in_slots or (self._fits_slots(sequence, slots) and not self._plain.prepares(sequence)):
+                new.add(old.give_up(sequence))
 
     def _fits_slots(self, sequence: Sequence, slots: SlotLane) -> bool:
         try:
@@ -194,7 +195,7 @@ class Worker:
         except NoSlots as error:
             self._say(frames.Slots(num_slots=0, problem=str(error)))
             return
-        slots.lane.set_threads(self._threads.now)
+        slots.lane.streams.set_threads(self._threads.now)
         self._plain.banned = slots.lane.banned  # so that an answer does not depend on its lane
         slots.lane.peers, self._plain.peers = [self._plain], [slots.lane]
         self._slots = slots
@@ -207,11 +208,14 @@ class Worker:
             self._end(sequence)
 
     def _step(self, lane: Lane) -> None:
-        for sequence, why in lane.arrange():
+        # Sequences only pass through the lane that is not theirs.
+        lane.arrange(may_grow=lane is self._lanes[self._routing.in_slots])
+        chosen = lane.step()
+        for sequence, why in lane.refusals():
             self._inbox.forget(sequence.job)
             sequence.close()
             self._reject(sequence.job, Rejection(Status.INVALID, "adapter", why))
-        for sequence, logits in lane.step():
+        for sequence, logits in chosen:
             try:
                 token, text = sequence.choose(logits)
             except NoChoice:

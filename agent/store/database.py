@@ -8,13 +8,16 @@ Invariants:
 """
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlite_utils
 import structlog
@@ -27,35 +30,73 @@ Write = Callable[[sqlite3.Connection], Any]
 log = structlog.get_logger()
 
 FILE = "agent.db"
+# Left free on the disk for the journal, whatever is imported: without it no request could be taken.
+RESERVE_BYTES = 16 << 20
+
+
+class Kind(NamedTuple):
+    """What one kind of database file is: its name, its schema, what is set at every opening, how damage is found."""
+
+    file: str
+    migrations: sqlite_utils.Migrations
+    pragmas: tuple[str, ...]
+    check: Callable[[sqlite3.Connection], None]
+
+
+def _quick_check(db: sqlite3.Connection) -> None:
+    damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise sqlite3.DatabaseError(damage)
+
+
+AGENT = Kind(
+    FILE,
+    migrations,
+    # Deleted prompts are overwritten, and a purge gives pages back without rewriting the file.
+    pragmas=("secure_delete=FAST",),
+    check=_quick_check,
+)
+
+
+def open_file(state_dir: Path, kind: Kind, *, repair: bool) -> sqlite3.Connection:
+    """Opens or makes a database file and brings it to the current schema.
+
+    A damaged file is moved aside, and a new one is made: a device must come up again by itself. Who only looks at the
+    file passes `repair` false.
+
+    Raises:
+        StoreError: the directory or file cannot be used.
+    """
+    path = state_dir / kind.file
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _one_at_a_time(state_dir):
+            try:
+                return _open(path, kind)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError) or not repair:
+                    raise
+                _set_aside(path)
+                return _open(path, kind)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"cannot use the database {path}: {error}; check space and rights of {state_dir}") from error
 
 
 class Database:
     """An open database. `read` is for the event loop's thread, `write` may come from any coroutine."""
 
     def __init__(self, state_dir: Path, *, repair: bool = True) -> None:
-        """Opens or makes the database and brings it to the current schema.
-
-        A damaged file is moved aside, and a new one is made: a device must come up again by itself. Who only looks
-        at the file passes `repair` false.
+        """Opens or makes the database, as `open_file` does.
 
         Raises:
             StoreError: the directory or file cannot be used.
         """
         self.path = state_dir / FILE
+        self._reader = open_file(state_dir, AGENT, repair=repair)
         try:
-            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                self._reader = _open(self.path)
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError) or not repair:
-                    raise
-                self._set_aside()
-                self._reader = _open(self.path)
-            self._writer = _connect(self.path)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f"cannot use the database {self.path}: {error}; check space and rights of {state_dir}"
-            ) from error
+            self._writer = _connect(self.path, AGENT)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot use the database {self.path}: {error}; check space and rights") from error
         self._queue: queue.SimpleQueue[tuple[Write, Callable[[Any, Exception | None], None]] | None] = (
             queue.SimpleQueue()
         )
@@ -140,29 +181,41 @@ class Database:
         for (_, report), (result, failure) in zip(group, results, strict=True):
             report(result, failure)
 
-    def _set_aside(self) -> None:
-        aside = self.path.with_name(f"{FILE}.damaged-{time.time_ns() // 1_000_000}")
-        self.path.replace(aside)
-        for tail in ("-wal", "-shm"):
-            self.path.with_name(FILE + tail).unlink(missing_ok=True)
-        log.error("database was damaged and is set aside", aside=str(aside))
+
+@contextlib.contextmanager
+def _one_at_a_time(state_dir: Path) -> Iterator[None]:
+    """A daemon and a command that both find no file yet must not both make its tables."""
+    folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    db = _connect(path)
-    damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if damage != "ok":
-        raise sqlite3.DatabaseError(damage)
-    migrations.apply(sqlite_utils.Database(db))
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
+    path.replace(aside)
+    for tail in ("-wal", "-shm"):
+        path.with_name(path.name + tail).unlink(missing_ok=True)
+    log.error("database was damaged and is set aside", aside=str(aside))
+
+
+def _open(path: Path, kind: Kind) -> sqlite3.Connection:
+    db = _connect(path, kind)
+    try:
+        kind.check(db)
+        kind.migrations.apply(sqlite_utils.Database(db))
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, kind: Kind) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     path.chmod(0o600)  # prompts are in here
     db.row_factory = sqlite3.Row
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
-    # Deleted prompts are overwritten, and a purge gives pages back without rewriting the file.
-    db.execute("PRAGMA secure_delete=FAST")
+    for pragma in (*kind.pragmas, "journal_mode=WAL", "synchronous=FULL"):
+        db.execute(f"PRAGMA {pragma}")
     return db

@@ -13,6 +13,7 @@ quantised adapters, which fit no slot; magnitude vectors (DoRA) and control vect
 """
 
 import math
+import re
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 ACTIVATION_KEY = "shoal.adapter.activation"
+BASE_KEY = "shoal.adapter.base_sha256"
+SCORES_KEY = "shoal.adapter.scores"  # JSON: {base's SHA-256: score from 0 to 1}
 MAX_RANK = 256
+SLOT_RANK = 8  # of adapters that fit slots; others take turns
 TYPES = ("f16", "f32", "bf16")
 F16_MAX = 65504.0
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 Activation = Literal["prompt", "user"]
 
@@ -36,6 +41,8 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
 
     `rank` is the largest of its pairs; each pair is scaled by `alpha` / its own rank. `num_bytes` is the whole file.
     `activation`: from which token on it computes, the prompt's first ("prompt") or the last user turn ("user").
+    `base_sha256` is the digest of the model file that it was made for, where the adapter's file says so;
+    `scores` say how it did in its test, from 0 to 1, by the digests of the bases it was tested on.
     """
 
     label: str
@@ -45,6 +52,8 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     activation: Activation
     num_bytes: int
     pairs: dict[str, tuple[Tensor, Tensor]]
+    base_sha256: str | None = None
+    scores: dict[str, float] = {}
 
     def wrong(self, why: str) -> GgufError:
         """The error that says `why` this adapter cannot be used."""
@@ -69,6 +78,10 @@ def read_adapter(data: Data, *, label: str = "the adapter", file_bytes: int | No
     activation = file.metadata.get(ACTIVATION_KEY, "prompt")
     if activation not in ("prompt", "user"):
         raise file.wrong(f"{ACTIVATION_KEY} is {activation!r}, neither 'prompt' nor 'user'")
+    base_sha256 = file.metadata.get(BASE_KEY)
+    if base_sha256 is not None and not (isinstance(base_sha256, str) and _SHA256.fullmatch(base_sha256)):
+        raise file.wrong(f"{BASE_KEY} is {base_sha256!r}, not a SHA-256 of 64 hexadecimal digits")
+    scores = _scores_of(file)
     pairs = _pairs_of(file)
     return Adapter(
         label=label,
@@ -78,6 +91,8 @@ def read_adapter(data: Data, *, label: str = "the adapter", file_bytes: int | No
         activation=cast(Activation, activation),
         num_bytes=file.num_bytes,
         pairs=pairs,
+        base_sha256=base_sha256,
+        scores=scores,
     )
 
 
@@ -147,6 +162,18 @@ def _most(bits: "npt.NDArray[Any]", mask: int) -> int:
     portion = 1 << 16
     mask_of_type = bits.dtype.type(mask)
     return max(int(np.bitwise_and(bits[at : at + portion], mask_of_type).max()) for at in range(0, len(bits), portion))
+
+
+def _scores_of(file: GgufFile) -> dict[str, float]:
+    text = file.metadata.get(SCORES_KEY, "{}")
+    try:
+        scores = msgspec.json.decode(text if isinstance(text, str) else b"", type=dict[str, float])
+    except msgspec.MsgspecError as error:
+        raise file.wrong(f"{SCORES_KEY} is no JSON object of numbers: {error}") from None
+    for base, score in scores.items():
+        if not _SHA256.fullmatch(base) or not 0 <= score <= 1:
+            raise file.wrong(f"{SCORES_KEY} has {base!r}: {score}, not a SHA-256 and a number from 0 to 1")
+    return scores
 
 
 def _alpha_of(file: GgufFile) -> float:

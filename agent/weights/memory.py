@@ -17,18 +17,19 @@ VOCABULARY_BYTES_PER_TOKEN = 320  # texts, two maps, merges; measured 300 to 310
 _FLOAT_BYTES = 4
 
 
-def memory_bytes(
-    base: Base, file_bytes: int, kv_tokens: int, *, sequences: int = 1, batch_tokens: int = 128, adapter_bytes: int = 0
-) -> int:
+def slots_bytes(base: Base, num_slots: int, rank: int) -> int:
+    """Bytes of adapter slots and the empty one that stands for the base: A in f16, B in f32, for each linear layer."""
+    halves = (2 * inputs + 4 * outputs for name, (inputs, outputs) in base.linear.items() if name.startswith("blk."))
+    return (num_slots + 1) * rank * sum(halves)
+
+
+def memory_bytes(base: Base, file_bytes: int, kv_tokens: int, *, sequences: int = 1, batch_tokens: int = 128) -> int:
     """Bytes that an engine with this model takes: the whole file, key-value memory and what is needed around them.
 
-    `kv_tokens` are those of all sequences together, `batch_tokens` the most in one step, `adapter_bytes` what adapters
-    take, held in slots or loaded.
+    `kv_tokens` are those of all sequences together, `batch_tokens` the most in one step.
     """
     # A step's graph holds a few rows of the embedding's and the feed-forward's length for each of its tokens.
     graph = batch_tokens * (6 * base.embedding_length + 3 * base.ffn_length) * _FLOAT_BYTES
     logits = 2 * (sequences + 1) * base.num_vocab * _FLOAT_BYTES  # in the graph and as its result
     vocabulary = base.num_vocab * VOCABULARY_BYTES_PER_TOKEN
-    return (
-        file_bytes + kv_tokens * base.kv_bytes_per_token + PROCESS_BYTES + vocabulary + graph + logits + adapter_bytes
-    )
+    return file_bytes + kv_tokens * base.kv_bytes_per_token + PROCESS_BYTES + vocabulary + graph + logits

@@ -12,12 +12,15 @@ from fleet.terminal import console, write
 
 INTERRUPTED = 130
 
-EPILOG = "Exit codes: 0 all three prompts were answered · 1 something did not work · 2 wrong usage."
+EPILOG = "Exit codes: 0 every prompt was answered · 1 something did not work · 2 wrong usage."
 
 
 def demo(
     model_dir: Annotated[Path, typer.Option(help="The folder that holds the model, one GGUF file.")] = Path(
         ".shoal", "models"
+    ),
+    adapter_dir: Annotated[Path, typer.Option(help="The folder that holds the adapter home-actions.")] = Path(
+        "training", "adapters"
     ),
     keep: Annotated[bool, typer.Option("--keep", help="Leave broker and agent running.")] = False,
     port: Annotated[
@@ -25,7 +28,7 @@ def demo(
     ] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Stop what --keep left running.")] = False,
 ) -> None:
-    """Start a broker and an agent here, and ask a real model three things over MQTT."""
+    """Start a broker and an agent here, and ask a real model over MQTT, with and without an adapter."""
     folder = FOLDER.absolute()
     out = console(sys.stdout)
     if stop:
@@ -33,6 +36,6 @@ def demo(
             write(f"No demo is running in {folder}.")
         return
     try:
-        scene.run(folder, model_dir, port, keep=keep, console=out)
+        scene.run(folder, model_dir, adapter_dir, port, keep=keep, console=out)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

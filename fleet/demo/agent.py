@@ -18,6 +18,7 @@ from fleet.terminal import visible
 
 FLEET = "home"
 NODE = "demo-1"
+STATE = "state"  # the folder
 ONLINE_WITHIN_S = 120.0
 LOOK_S = 0.5
 SAY_EVERY_S = 10.0
@@ -62,7 +63,7 @@ def write_config(folder: Path, model: Path, host: str, port: int) -> Path:
         AGENT_TOML.format(
             node=NODE,
             fleet=FLEET,
-            state_dir=_quoted(folder / "state"),
+            state_dir=_quoted(folder / STATE),
             host=host,
             port=port,
             file=_quoted(model),

@@ -1,4 +1,4 @@
-"""The demo's client: three prompts as an IoT device would publish them, and what comes back."""
+"""The demo's client: prompts as an IoT device would publish them, and what comes back."""
 
 import contextlib
 import re
@@ -14,6 +14,7 @@ from contract.ids import new_request_id
 from contract.requests import Request
 from contract.status import Status
 from contract.topics import AnswerDelta, AnswerFinal, NodeRequest, PlainAnswer
+from fleet.demo.adapter import NAME, Adapter
 from fleet.errors import AnswerError
 from fleet.exchange import Exchange, Notice, failure_sentence
 from fleet.link import Incoming, Link
@@ -21,54 +22,20 @@ from fleet.question import check_request, encode_request
 from fleet.terminal import one_line, visible
 from fleet.transcript import Transcript
 
+Actions = list[dict[str, str | int]]
+
 CLIENT = "demo-client"
 ANSWERED_WITHIN_S = 120.0
 
 PLAIN_PROMPT = "The freezer shows -9 degrees Celsius. Is that too warm? Answer in one short sentence."
 STREAM_PROMPT = "Give three short tips to save energy in the kitchen."
+# For devices that nobody named: it takes knowing what a movie night is.
 WISH = "movie night in the living room"
-WISH_SYSTEM = "You control a home. Turn the wish into actions for its devices."
-# Two examples: without them a model of this size turns on four times the same light.
-WISH_EXAMPLES = (
-    (
-        "good morning in the kitchen",
-        [
-            {"device": "light", "room": "kitchen", "state": "on"},
-            {"device": "blinds", "room": "kitchen", "state": "open"},
-        ],
-    ),
-    (
-        "watch the news in the bedroom",
-        [
-            {"device": "tv", "room": "bedroom", "state": "on"},
-            {"device": "light", "room": "bedroom", "state": "dim"},
-        ],
-    ),
-)
-ROOMS = ("living room", "kitchen", "bedroom", "bathroom")
-STATES = ("on", "off", "dim", "open", "closed", "warmer", "cooler")
-ACTIONS_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "actions": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": 3,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "device": {"enum": ["light", "tv", "blinds", "heating"]},
-                    "room": {"enum": list(ROOMS)},
-                    "state": {"enum": list(STATES)},
-                },
-                "required": ["device", "room", "state"],
-                "additionalProperties": False,
-            },
-        }
-    },
-    "required": ["actions"],
-    "additionalProperties": False,
-}
+WISHED: Actions = [
+    {"room": "living room", "device": "light", "set": 20},
+    {"room": "living room", "device": "blinds", "set": "closed"},
+    {"room": "living room", "device": "tv", "set": "on"},
+]
 
 _PLAIN_ERROR = re.compile(r"error (\d{3}): ")
 
@@ -112,26 +79,23 @@ class Client:
         """
         return self._ask({"prompt": STREAM_PROMPT, "stream": True, "max_tokens": 64})
 
-    def ask_for_actions(self) -> list[dict[str, str]]:
-        """JSON with a schema: the answer is an object that a program can use.
+    def ask_for_actions(self, adapter: Adapter, *, with_adapter: bool) -> Actions:
+        """JSON with a schema: the answer is an object that a program can use. The bare model or the adapter gives it.
 
         Raises:
-            AnswerError: it is not answered with 200.
+            AnswerError: it is not answered with 200, or not with what the schema asks for.
         """
-        turns = [("system", WISH_SYSTEM)]
-        for wish, actions in WISH_EXAMPLES:
-            turns += [("user", wish), ("assistant", msgspec.json.encode({"actions": actions}).decode())]
-        turns.append(("user", WISH))
         final = self._ask(
             {
-                "messages": [{"role": role, "content": text} for role, text in turns],
-                "response_format": {"type": "json_schema", "json_schema": {"schema": ACTIONS_SCHEMA}},
+                "messages": [{"role": "system", "content": adapter.system}, {"role": "user", "content": WISH}],
+                "response_format": {"type": "json_schema", "json_schema": {"schema": adapter.schema}},
+                "adapter": NAME if with_adapter else None,
                 "max_tokens": 160,
                 "temperature": 0.0,
             }
         )
         try:
-            return msgspec.json.decode(final.text or "", type=dict[str, list[dict[str, str]]])["actions"]
+            return msgspec.json.decode(final.text or "", type=dict[str, Actions])["actions"]
         except (msgspec.DecodeError, KeyError) as error:
             raise AnswerError(f"cannot read the actions: {error}; they should have fitted the schema") from None
 

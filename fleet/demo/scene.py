@@ -12,20 +12,24 @@ from rich.console import Console
 from contract.answers import Final
 from contract.topics import NodeRequest, PlainAnswer
 from fleet.broker_url import PORTS, BrokerUrl
-from fleet.demo.agent import FLEET, NODE, find_model, start_agent, wait_until_online, write_config
+from fleet.demo.adapter import NAME, Adapter, drop, find_adapter
+from fleet.demo.agent import FLEET, NODE, STATE, find_model, start_agent, wait_until_online, write_config
 from fleet.demo.broker import HOST, choose_port, start_broker, wait_until_it_listens
-from fleet.demo.prompts import Client, tokens_per_s
+from fleet.demo.prompts import WISHED, Actions, Client, tokens_per_s
 from fleet.demo.trial import Address, Trial, forget_trial, load_trial, save_trial
+from fleet.errors import AnswerError
 from fleet.link import open_link
 
 
-def run(folder: Path, model_folder: Path, port: int | None, *, keep: bool, console: Console) -> None:
+def run(
+    folder: Path, model_folder: Path, adapter_folder: Path, port: int | None, *, keep: bool, console: Console
+) -> None:
     """Runs the demo in `folder`, in place of one that may still run there.
 
     Raises:
         FleetError: something does not come up, or a prompt is not answered with 200.
     """
-    model = find_model(model_folder)
+    model, adapter = find_model(model_folder), find_adapter(adapter_folder)
     folder.mkdir(parents=True, exist_ok=True)
     stop(folder, console)
     # Ended by SIGTERM or by closing the terminal, it must still end what it started.
@@ -33,8 +37,8 @@ def run(folder: Path, model_folder: Path, port: int | None, *, keep: bool, conso
         signal.signal(number, _leave)
     kept = False
     try:
-        trial = _start(folder, model, choose_port(port), console)
-        _ask(trial, console)
+        trial = _start(folder, model, adapter, choose_port(port), console)
+        _ask(trial, adapter, console)
         kept = keep
     finally:
         if not kept:
@@ -53,7 +57,7 @@ def stop(folder: Path, console: Console) -> bool:
     return bool(ended)
 
 
-def _start(folder: Path, model: Path, port: int, console: Console) -> Trial:
+def _start(folder: Path, model: Path, adapter: Adapter, port: int, console: Console) -> Trial:
     """Starts broker and agent; returns when the agent is online."""
     # The person's own SHOAL_… settings are for another agent than this one.
     env = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
@@ -67,6 +71,7 @@ def _start(folder: Path, model: Path, port: int, console: Console) -> Trial:
     console.print(f"Broker: {name} on {HOST}:{port}.")
 
     console.print(f"Agent: node {NODE}, model {model.name} …")
+    drop(adapter, folder / STATE)
     agent = start_agent(write_config(folder, model, HOST, port), agent_log, env)
     trial = trial.with_process("agent", agent)
     save_trial(folder, trial)
@@ -75,17 +80,27 @@ def _start(folder: Path, model: Path, port: int, console: Console) -> Trial:
     return trial
 
 
-def _ask(trial: Trial, console: Console) -> None:
+def _ask(trial: Trial, adapter: Adapter, console: Console) -> None:
     with open_link(BrokerUrl(trial.broker.host, trial.broker.port)) as link:
         client = Client(link, trial.fleet, trial.node, console)
         console.print("\n1. Plain text, as any device can send it")
         client.ask_plain()
         console.print("\n2. JSON, streamed: tokens as they arrive")
         streamed = client.ask_streaming()
-        console.print("\n3. JSON with a schema: a wish becomes actions")
-        for action in client.ask_for_actions():
-            console.print(f"    {action['device']} in the {action['room']}: {action['state']}")
-    console.print(f"\n3 of 3 prompts answered{_speed(streamed)}.")
+        console.print("\n3. JSON with a schema: a wish becomes actions. First the bare model")
+        _judge(client.ask_for_actions(adapter, with_adapter=False), console)
+        console.print(f"\n4. The same wish with the adapter {NAME}")
+        if not _judge(client.ask_for_actions(adapter, with_adapter=True), console):
+            raise AnswerError(f"cannot show what the adapter {NAME} does: it did not understand the wish")
+    console.print(f"\n4 of 4 prompts answered{_speed(streamed)}.")
+
+
+def _judge(actions: Actions, console: Console) -> bool:
+    for action in actions:
+        console.print(f"    {action['device']} in the {action['room']}: {action['set']}", markup=False)
+    is_right = actions == WISHED
+    console.print("  That is what was wished for." if is_right else "  That is not what was wished for.")
+    return is_right
 
 
 def _speed(final: Final) -> str:

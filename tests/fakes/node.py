@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,13 @@ class AgentProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.tolerated = "\n"  # a last word of the engine that a test provokes; this one is in no line
 
-    def start(self, **environment: str) -> "AgentProcess":
-        """Starts it; does not wait."""
+    def start(self, *, before: Sequence[str] = (), **environment: str) -> "AgentProcess":
+        """Starts it, with words `before` its command that end in running it; does not wait."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent", str(self.config)], stderr=log, env={**os.environ, **environment}
-            )
+                [*before, sys.executable, "-m", "agent", str(self.config)],
+                stderr=log, env={**os.environ, **environment},
+            )  # fmt: skip
         return self
 
     def wait_online(self, client: IotClient) -> None:

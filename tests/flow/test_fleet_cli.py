@@ -675,10 +675,26 @@ def test_demo_without_a_model_says_where_one_comes_from(tmp_path: Path) -> None:
     )
 
 
+def test_demo_without_an_adapter_says_where_one_comes_from(tmp_path: Path) -> None:
+    """Nothing is started when it is not there, or its card is no card."""
+    (tmp_path / "model.gguf").touch()
+    for _ in ("no card", "a broken one"):
+        done = fleet_demo(tmp_path, "--model-dir", ".", "--adapter-dir", "adapters")
+        assert done.returncode == 1
+        assert done.stderr.startswith("fleet: cannot take the adapter home-actions from adapters: ")
+        assert "name the folder with --adapter-dir" in done.stderr
+        (tmp_path / "adapters").mkdir(exist_ok=True)
+        (tmp_path / "adapters" / "home-actions.json").write_text('{"system": 1}', "utf-8")
+
+
 def test_demo_does_not_take_a_port_that_is_in_use(tmp_path: Path, broker: Broker) -> None:
     """A port that was asked for and is taken is an error, and leaves nothing behind."""
-    (tmp_path / "model.gguf").touch()
-    done = fleet_demo(tmp_path, "--model-dir", ".", "--port", str(broker.port))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.gguf").touch()
+    (tmp_path / "home-actions.gguf").touch()
+    (tmp_path / "home-actions.json").write_text('{"system": "x", "schema": "s.json"}', "utf-8")
+    (tmp_path / "s.json").write_text("{}", "utf-8")
+    done = fleet_demo(tmp_path, "--model-dir", "models", "--adapter-dir", ".", "--port", str(broker.port))
     assert done.returncode == 1
     assert done.stderr.startswith(f"fleet: cannot use port {broker.port} on 127.0.0.1: it is taken")
     assert not (tmp_path / FOLDER / "demo.json").exists()

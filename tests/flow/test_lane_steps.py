@@ -14,7 +14,7 @@ from agent.engine import frames
 from agent.engine.adapters import Adapters, PlainAdapters
 from agent.engine.growth import START_STREAMS
 from agent.engine.kv_state import Bytes, StateError
-from agent.engine.lane import Lane
+from agent.engine.lane import MIN_BASE_TOKENS, Lane
 from agent.engine.llama import Abort, Context, Model
 from agent.engine.prefix import PrefixStore
 from agent.engine.sequence import Sequence
@@ -74,7 +74,8 @@ class Stage:
     def step(self, times: int = 1) -> None:
         """What the engine's loop does."""
         for _ in range(times):
-            assert self.lane.arrange() == []
+            self.lane.arrange()
+            assert self.lane.refusals() == []
             for sequence, logits in self.lane.step():
                 sequence.choose(logits)
                 if sequence.finish_reason:
@@ -296,7 +297,34 @@ def test_rows_of_a_step_ascend_by_stream(stage: Stage, monkeypatch: pytest.Monke
         return decode(context, rows)
 
     monkeypatch.setattr(Context, "decode", watched)
-    lane._free.reverse()
+    lane.streams.free.reverse()
     stage.run(*(stage.add(turns) for turns in OTHERS[:4]))
     assert any(len(set(streams)) > 2 for streams in seen)
     assert all(streams == sorted(streams) for streams in seen)
+
+
+def test_a_long_beginning_is_prepared_once_and_to_its_end(stage: Stage) -> None:
+    """One computes it here, its last tokens included; who waits for it is ready to go when it is there."""
+    lane = stage.start(2)
+    leader, follower, waiting = (stage.add(turns) for turns in (FISH, LAMP, FISH))
+    assert leader.num_base_tokens == leader.num_prompt_tokens >= stage.cut(FISH) >= MIN_BASE_TOKENS
+    while leader.position < stage.cut(FISH):
+        assert all(lane.prepares(sequence) for sequence in (leader, follower, waiting))
+        stage.step()
+    assert lane.prepares(leader)
+    assert not lane.prepares(follower)  # of its own part there is little
+    assert not lane.prepares(waiting)
+    while leader.position < leader.num_prompt_tokens:
+        assert lane.prepares(leader)
+        stage.step()
+    assert not lane.prepares(leader)
+    stage.run(leader, follower, waiting)
+
+
+def test_a_short_beginning_is_not_worth_it(stage: Stage) -> None:
+    """It goes where it decodes, at once."""
+    lane = stage.start(2)
+    short = stage.add((("user", "Hi"),))
+    assert short.num_base_tokens < MIN_BASE_TOKENS
+    assert not lane.prepares(short)
+    stage.run(short)

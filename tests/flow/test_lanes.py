@@ -172,6 +172,26 @@ def test_an_urgent_request_takes_a_place_and_gives_it_back(scene: Scene, num_slo
     scene.check(*low)
 
 
+def test_an_urgent_request_takes_a_slot_and_gives_it_back(scene: Scene) -> None:
+    """Streams are free, slots are not: a less urgent one is parked, and goes on when the urgent one has ended."""
+    scene.start(num_slots=2)
+    low = [scene.ask(name, max_tokens=250, priority=priority) for name, priority in (("a", 4), ("b", 3))]
+    scene.engine.read(40)
+    urgent = scene.ask("c", max_tokens=10, priority=9)
+    scene.check(urgent)
+    scene.check(*low)
+
+
+def test_who_is_as_urgent_takes_no_slot(scene: Scene) -> None:
+    """It waits until one of the others has ended."""
+    scene.start(num_slots=2)
+    early = [scene.ask("a", max_tokens=30), scene.ask("b", max_tokens=200)]
+    scene.engine.read(10)
+    late = scene.ask("c", max_tokens=5)
+    assert list(scene.check(early[0], late)) == [early[0], late]
+    scene.check(early[1])
+
+
 def test_nobody_waits_for_a_slot_for_ever(scene: Scene) -> None:
     """While two adapters with many requests hold both slots, others get one before the crowd is through."""
     scene.start(2)

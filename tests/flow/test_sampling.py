@@ -31,7 +31,7 @@ def test_the_shortlist_changes_no_choice(model: Path, want: Sampling) -> None:
     for position in range(NUM_TOKENS):
         context.decode([(token, position, 0, True)])
         logits = context.logits(0)
-        chosen.append(short.choose(logits))
+        chosen.append(short.choose(short.row(logits)))
         expected.append(whole._through_chain(everything, logits))
         token = expected[-1]
     for opened in (short, whole, context, loaded):
@@ -52,7 +52,7 @@ def test_looking_at_few_tokens_changes_no_constrained_choice(model: Path, want: 
     for position in range(NUM_TOKENS):
         context.decode([(token, position, 0, True)])
         logits = context.logits(0)
-        chosen.append(few.choose(logits, grammar.sampler))
+        chosen.append(few.choose(few.row(logits), grammar.sampler))
         expected.append(whole._through_chain(whole._fitting(everything, logits, grammar.sampler), logits))
         token = expected[-1]
         if not grammar.allows(token):

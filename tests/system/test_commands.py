@@ -17,6 +17,9 @@ Done = subprocess.CompletedProcess[str]
 COMMANDS: list[list[str]] = [
     ["run"], ["check"], ["selftest"], ["ask"], ["status"], ["version"], ["requests"], ["requests", "ls"],
     ["requests", "show"], ["requests", "purge"], ["models"], ["models", "fetch"],
+    ["models", "ls"], ["models", "import"], ["models", "rm"], ["models", "verify"], ["adapters"], ["adapters", "ls"],
+    ["adapters", "show"], ["adapters", "import"], ["adapters", "export"], ["adapters", "pin"], ["adapters", "unpin"],
+    ["adapters", "rm"], ["adapters", "verify"], ["adapters", "gc"],
     ["quarantine"], ["quarantine", "ls"], ["quarantine", "release"],
 ]  # fmt: skip
 

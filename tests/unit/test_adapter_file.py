@@ -90,6 +90,10 @@ def test_adapters_of_some_layers_and_tensors_are_made(base_path: Path, base: Bas
         ("adapter.alora.invocation_tokens", "[u32]", [1, 2], "it is an aLoRA"),
         ("shoal.adapter.activation", "string", "later", "shoal.adapter.activation is 'later', neither"),
         ("shoal.adapter.activation", "u32", 1, "shoal.adapter.activation is 1, neither"),
+        ("shoal.adapter.scores", "u32", 1, "shoal.adapter.scores is no JSON object"),
+        ("shoal.adapter.scores", "string", "[0.5]", "shoal.adapter.scores is no JSON object"),
+        ("shoal.adapter.scores", "string", '{"base": 0.5}', "shoal.adapter.scores has 'base': 0.5, not a SHA-256"),
+        ("shoal.adapter.scores", "string", f'{{"{"a" * 64}": 1.5}}', "1.5, not a SHA-256 and a number from 0 to 1"),
     ],
 )
 def test_metadata_that_llama_cpp_dies_of_or_misreads_is_refused(

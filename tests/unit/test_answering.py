@@ -5,21 +5,19 @@ import random
 import time
 from array import array
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec import UNSET
 
-from agent.adapters import AdapterFile
 from agent.answering import Answering
 from agent.config import Limits, Sampling
 from agent.engine import frames
 from agent.engine.death import Death
 from agent.engine.supervisor import State
 from agent.quarantine import Quarantine
-from agent.weights.adapter import Adapter
+from agent.store.adapter_entries import Entry
 from contract.answers import Failure, Timings
 from contract.errors import Refused
 from contract.requests import Request
@@ -32,7 +30,7 @@ class Bench:
 
     def __init__(self, parallel: int = 2, **limits: int) -> None:
         self.engine, self.asker = ScriptedEngine(), Asker()
-        self.adapters: dict[str, AdapterFile] = {}
+        self.adapters: dict[str, Entry] = {}
         self.answering = Answering(
             node="n1",
             model="m@1",
@@ -47,17 +45,16 @@ class Bench:
 
     def put_adapter(self, name: str, sha256: str) -> None:
         """Makes an adapter known, in place of another one of this name."""
-        facts = Adapter(
-            label=name, architecture="llama", rank=8, alpha=16, activation="prompt", num_bytes=1, pairs={}
-        )  # fmt: skip
-        self.adapters[name] = AdapterFile(Path(f"{name}.gguf"), name, sha256, facts)
+        self.adapters[name] = Entry(
+            name=name, sha256=sha256, base_sha256="b" * 64, bytes=1, rank=8, activation="prompt", scores={}
+        )
 
     def ask(self, name: str, *, client: str = "c", ttl_s: float = 60, priority: int = 4, **fields: Any) -> None:
         """Submits a request."""
         now = time.monotonic()
         self.answering.submit(self.asker.job(name, now, client=client, ttl_s=ttl_s, priority=priority, **fields))
 
-    def _find_adapter(self, reference: str) -> AdapterFile:
+    def _find_adapter(self, reference: str) -> Entry:
         if reference not in self.adapters:
             raise Refused(Status.NOT_FOUND, "adapter", f"cannot find adapter {reference!r}")
         return self.adapters[reference]
@@ -699,6 +696,44 @@ def test_an_adapter_that_was_replaced_while_a_request_waited() -> None:
         await turn()
         labels = [bench.asker.finals[name][0].adapter for name in ("first", "second")]
         assert labels == ["home@abababababab", "home@cdcdcdcdcdcd"]
+
+    play(scene)
+
+
+def test_what_waiting_requests_want_is_known_in_the_order_of_their_turns() -> None:
+    """Urgent ones first; what is gone or not asked for is not among them."""
+
+    async def scene() -> None:
+        bench = Bench(parallel=1)
+        for number, name in enumerate("abc"):
+            bench.put_adapter(name, f"{number}" * 64)
+        for name in ("runs", "too"):
+            bench.ask(name, priority=9)
+        for name, adapter, priority in (("1", "a", 4), ("2", "b", 4), ("3", "c", 9), ("4", "a", 4), ("5", None, 9)):
+            bench.ask(name, adapter=adapter, priority=priority)
+        del bench.adapters["b"]
+        places = bench.answering.adapters_waiting
+        assert sorted(places, key=lambda sha256: places[sha256]) == ["2" * 64, "0" * 64]
+
+    play(scene)
+
+
+def test_what_runs_again_keeps_its_version_of_the_adapter() -> None:
+    """A request that lost its engine goes on with the adapter that it began with, and keeps it in use meanwhile."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.put_adapter("home", "ab" * 32)
+        bench.ask("lost", adapter="home")
+        bench.put_adapter("home", "cd" * 32)
+        bench.answering.on_engine(State.STARTING)
+        bench.answering.on_lost(Death.CRASH)
+        assert bench.answering.adapters_in_use == {"ab" * 32}
+        bench.answering.on_engine(State.READY)
+        assert [run.adapter for run in bench.engine.runs] == ["ab" * 32] * 2
+        bench.answering.on_frame(done(bench.number("lost")))
+        await turn()
+        assert bench.asker.finals["lost"][0].adapter == "home@abababababab"
 
     play(scene)
 

@@ -241,5 +241,4 @@ def test_memory_grows_with_what_is_asked_for() -> None:
     one = memory_bytes(base, 1000, 100)
     assert memory_bytes(base, 3000, 100) - one == 2000
     assert memory_bytes(base, 1000, 300) - one == 200 * base.kv_bytes_per_token
-    assert memory_bytes(base, 1000, 100, adapter_bytes=77) - one == 77
     assert memory_bytes(base, 1000, 100, sequences=2) - one == 2 * base.num_vocab * 4

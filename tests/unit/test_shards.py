@@ -15,6 +15,7 @@ from agent.engine.llama import Abort, Context, Model
 from agent.engine.shards import base_shard, stack_tensors, write_stack
 from agent.weights.base_model import read_base
 from agent.weights.gguf import ArrayInfo, GgufFile, parse, strings_of
+from agent.weights.memory import slots_bytes
 from tests.fakes.tiny_model import write_tiny_model
 
 TOKENS = "tokenizer.ggml.tokens"
@@ -61,8 +62,10 @@ def test_the_stack_is_a_gguf_file(original: Original) -> None:
         assert not [key for key in parsed.metadata if key.startswith("llama.")]
         for tensor in stack_tensors(original.parsed, len(ACTIVATION), RANK):
             found = parsed.tensors[tensor.name]
-            assert (found.offset, found.shape, found.type) == (offsets[tensor.name], tensor.shape[::-1], "f16")
+            assert (found.offset, found.shape, found.type) == (offsets[tensor.name], tensor.shape[::-1], tensor.type)
             assert not any(raw[found.offset : found.offset + found.num_bytes])
+        tensors = stack_tensors(original.parsed, len(ACTIVATION), RANK)
+        assert slots_bytes(read_base(original.data), len(ACTIVATION), RANK) == sum(t.num_bytes for t in tensors)
         tokens, before = parsed.metadata[TOKENS], original.parsed.metadata[TOKENS]
         assert isinstance(tokens, ArrayInfo)
         assert isinstance(before, ArrayInfo)

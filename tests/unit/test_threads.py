@@ -46,20 +46,49 @@ def test_one_thread_is_not_watched() -> None:
     assert [threads.choose(now) for now in (0.0, 10.0)] == [None, None]
 
 
-def test_the_load_is_read_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others' work since the last reading decides, and what went on before a pause does not."""
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What all processes have worked, in seconds; this one does nothing."""
     busy = [0.0]
     monkeypatch.setattr("agent.engine.threads._busy_s", lambda _: busy[0])
     monkeypatch.setattr("agent.engine.threads._own_s", lambda: 0.0)
+    return busy
+
+
+def test_the_load_of_the_last_period_decides(load: list[float]) -> None:
+    """A core that others use costs a thread, and gives it back."""
     threads = Threads(2)
     assert threads.choose(100.0) is None  # nothing to compare with
-    busy[0] = 100 * PERIOD_S
-    assert threads.choose(100.0 + PERIOD_S / 2) is None  # too early to look
-    assert threads.choose(200.0) is None  # it was idle in between
-    busy[0] += PERIOD_S
-    assert threads.choose(200.0 + PERIOD_S) == 1
-    assert threads.choose(200.0 + 2 * PERIOD_S) == 2
-    assert threads.choose(200.0 + 3 * PERIOD_S) is None
+    load[0] = PERIOD_S
+    assert threads.choose(100.0 + PERIOD_S / 2) is None  # too early to tell
+    assert threads.choose(100.0 + PERIOD_S) == 1
+    assert threads.choose(100.0 + 2 * PERIOD_S) == 2
+    assert threads.choose(100.0 + 3 * PERIOD_S) is None
+
+
+def test_what_others_do_while_the_engine_rests_does_not_count(load: list[float]) -> None:
+    """They may be gone when it works again."""
+    threads = Threads(2)
+    threads.choose(100.0)
+    threads.rest(100.0)
+    load[0] += 50.0
+    assert threads.choose(150.0) is None
+    assert threads.choose(150.0 + PERIOD_S) is None
+
+
+def test_short_stretches_of_work_add_up(load: list[float]) -> None:
+    """A node that never works for a whole period at a time sees the busy core, too."""
+    threads = Threads(2)
+    changes = []
+    for number in range(5):
+        changes.append(threads.choose(100.0 + number))
+        load[0] += PERIOD_S / 4
+        threads.rest(100.0 + number + PERIOD_S / 4)
+        load[0] += 0.1
+    changes.append(threads.choose(200.0))
+    load[0] += PERIOD_S / 4
+    changes.append(threads.choose(200.0 + PERIOD_S / 4))
+    assert [change for change in changes if change] == [1]
 
 
 def test_other_work_takes_the_cores_that_nobody_uses_first() -> None:
