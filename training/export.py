@@ -50,7 +50,7 @@ def write_adapter(
 
 
 def write_scores(path: Path, scores: dict[str, float]) -> None:
-    """Writes into an adapter's file how it did in its test, by the bases' SHA-256: where it is unfit, nodes refuse it."""
+    """Writes into an adapter's file how it did in its test, by the bases' SHA-256; nodes refuse an unfit pair."""
     adapter = read_adapter(path.read_bytes())
     file = gguf.GGUFReader(path)
     tensors = {tensor.name: np.array(tensor.data) for tensor in file.tensors}
