@@ -163,8 +163,13 @@ class Lane:
             self._park(other)
         return self._switch.claim(sequence)
 
-    def step(self) -> list[tuple[Sequence, Logits]]:
-        """Computes the next tokens; returns the sequences that now choose one, with their logits."""
+    @property
+    def has_prompts(self) -> bool:
+        """Whether the next step computes tokens of prompts."""
+        return any(s.stage is Stage.PROMPT and s.leader is None for s in self.sequences)
+
+    def step(self, max_tokens: int) -> list[tuple[Sequence, Logits]]:
+        """Computes the next tokens, at most so many; returns the sequences that now choose one, with their logits."""
         for sequence in self.sequences:
             self._catch_up(sequence)
         self._close_gap()
@@ -172,7 +177,7 @@ class Lane:
         group = self._turns.choose({self._switch.group(s) for s in ready})
         if group is None:
             return []
-        shares = plan([s for s in ready if self._switch.group(s) == group], self.context.batch_tokens)
+        shares = plan([s for s in ready if self._switch.group(s) == group], max_tokens)
         # llama.cpp computes rows together only where their streams ascend by one (`split_equal`).
         shares.sort(key=lambda share: _stream(share.sequence))
         try:

@@ -90,8 +90,10 @@ class Worker:
             for lane in self._lanes:
                 self._end_stopped(lane)
             self._choose_lanes()
+            # Who decodes waits for the steps of all lanes: together they compute no more of prompts than one would.
+            max_tokens = frames.BATCH_TOKENS // max(1, sum(lane.has_prompts for lane in self._lanes))
             for lane in self._lanes:
-                self._step(lane)
+                self._step(lane, max_tokens)
                 self._flush()
             self._inbox.step_started = None
 
@@ -207,10 +209,10 @@ class Worker:
             self._send(frames.Tokens(sequence.job, [], text))
             self._end(sequence)
 
-    def _step(self, lane: Lane) -> None:
+    def _step(self, lane: Lane, max_tokens: int) -> None:
         # Sequences only pass through the lane that is not theirs.
         lane.arrange(may_grow=lane is self._lanes[self._routing.in_slots])
-        chosen = lane.step()
+        chosen = lane.step(max_tokens)
         for sequence, why in lane.refusals():
             self._inbox.forget(sequence.job)
             sequence.close()

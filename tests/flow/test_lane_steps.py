@@ -76,7 +76,7 @@ class Stage:
         for _ in range(times):
             self.lane.arrange()
             assert self.lane.refusals() == []
-            for sequence, logits in self.lane.step():
+            for sequence, logits in self.lane.step(STEP_TOKENS):
                 sequence.choose(logits)
                 if sequence.finish_reason:
                     self.lane.remove(sequence)
