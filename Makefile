@@ -46,6 +46,8 @@ lock: setup ## write the lock files again after a dependency changed (UPGRADE=1:
 		--output-file requirements.lock pyproject.toml
 	$(UV_COMPILE) --extra agent --no-emit-package llama-cpp-python --no-emit-package shoal \
 		--constraints requirements.lock --output-file requirements-agent.lock pyproject.toml
+	$(UV_COMPILE) --extra train --no-emit-package llama-cpp-python --no-emit-package shoal \
+		--constraints requirements.lock --output-file requirements-train.lock pyproject.toml
 	$(UV_COMPILE) --group llama-build --output-file llama-build.lock
 	grep --only-matching 'llama-cpp-python==[0-9.]*' pyproject.toml \
 		| $(UV_COMPILE) --no-deps --output-file llama.lock -

@@ -36,7 +36,7 @@ def packages(path: Path) -> set[str]:
 def test_packages_depend_in_one_direction(path: Path) -> None:
     """`agent` and `fleet` use `contract`, which uses neither, and never each other."""
     allowed = {"contract": {"contract"}, "agent": {"agent", "contract"}, "fleet": {"fleet", "contract"}}[path.parts[0]]
-    assert packages(path) & {"contract", "agent", "fleet", "tests", "bench"} <= allowed
+    assert packages(path) & {"contract", "agent", "fleet", "tests", "bench", "training"} <= allowed
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
@@ -45,6 +45,13 @@ def test_llama_and_paho_stay_in_their_rooms(path: Path) -> None:
     used = packages(path)
     assert "llama_cpp" not in used or path.is_relative_to("agent/engine")
     assert "paho" not in used or path in (Path("agent/link.py"), Path("fleet/link.py"))
+
+
+def test_only_the_training_loop_needs_pytorch() -> None:
+    """Data, evaluation and cards work without the extra `train`, so tests and benchmarks do."""
+    heavy = {"torch", "transformers", "peft"}
+    sources = [*SOURCES, *Path("bench").glob("*.py"), *Path("training").glob("*.py")]
+    assert [path for path in sources if packages(path) & heavy] == [Path("training/loop.py")]
 
 
 @pytest.mark.parametrize("path", sorted(Path("contract").glob("*.py")), ids=str)
