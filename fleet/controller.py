@@ -1,13 +1,14 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
-start: database → broker (for a trial) → lists of who is revoked → HTTPS ∥ link
-stop:  HTTPS → schedules → offline → link → broker → database
+start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake
+stop:  HTTPS → schedules → intake → offline → link → broker → database
 """
 
 import asyncio
 import fcntl
 import resource
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,11 @@ from fleet.database.store import Database, open_database
 from fleet.enrolment import Enrolment
 from fleet.errors import FleetError, FolderError
 from fleet.folder import Folder
+from fleet.intake import Intake
+from fleet.inventory import Inventory
 from fleet.presence import Attendance
+from fleet.retention import Retention
+from fleet.steering import Steering
 from fleet.web.app import make_app
 from fleet.web.server import make_server
 
@@ -53,6 +58,16 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
 async def _serve(folder: Folder, database: Database) -> None:
     enrolment = Enrolment(folder, database, now_ms)
     attendance = Attendance(folder, now_ms)
+    inventory = Inventory(database, now_ms)
+    inventory.load()
+    steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
+    intake = Intake(database, inventory, steering, now_ms)
+    retention = Retention(database, now_ms)
+    ended = threading.Event()
+
+    async def listen() -> None:
+        link = await attendance.begin()
+        await asyncio.to_thread(intake.run, link, ended)
 
     def health() -> dict[str, bool]:
         return {"database": _answers(database), "broker": attendance.connected}
@@ -61,6 +76,8 @@ async def _serve(folder: Folder, database: Database) -> None:
         try:
             await asyncio.to_thread(enrolment.sync_lists)
             await asyncio.to_thread(enrolment.forget_expired)
+            await asyncio.to_thread(steering.renew)
+            await asyncio.to_thread(retention.tidy)
         except (FleetError, SQLAlchemyError) as error:
             log.error("upkeep failed", error=type(error).__name__)
 
@@ -72,7 +89,7 @@ async def _serve(folder: Folder, database: Database) -> None:
     scheduler = AsyncIOScheduler()
     scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
     scheduler.start()
-    connecting = asyncio.create_task(attendance.begin(), name="link")
+    listening = asyncio.create_task(listen(), name="link")
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
     try:
         await server.serve()
@@ -81,8 +98,10 @@ async def _serve(folder: Folder, database: Database) -> None:
         raise FolderError(f"cannot listen on port {port}: it is taken or not allowed; set [https] port") from None
     finally:
         scheduler.shutdown(wait=False)
-        connecting.cancel()
-        await asyncio.gather(connecting, return_exceptions=True)
+        ended.set()
+        if not attendance.has_begun:
+            listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
 

@@ -25,6 +25,10 @@ class UsageError(FleetError):
     exit_code = 2
 
 
+class NotFoundError(UsageError):
+    """The person at the keyboard: there is no node or group of this name."""
+
+
 class AnswerError(FleetError):
     """The node: it answered with an error, or not at all before the deadline."""
 

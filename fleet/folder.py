@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +23,9 @@ from contract.enrolment import Role
 from contract.requests import Id
 from fleet.authority import Authority
 from fleet.errors import FolderError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 DEFAULT_PATH = Path("shoal-fleet")
 ENV_PATH = "SHOAL_FLEET_DIR"
@@ -109,6 +112,25 @@ class Folder:
             FolderError: its files cannot be read.
         """
         return _load(Authority.from_pem, self.path / "authority" / name)
+
+    def signing_keys(self) -> "list[Ed25519PrivateKey]":
+        """The keys that sign desired state.
+
+        Raises:
+            FolderError: the file cannot be read.
+        """
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        file = self.path / "controller" / "signing.key"
+        try:
+            key = load_pem_private_key(file.read_bytes(), password=None)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise FolderError(f"cannot read {file}: {why}; run this as the folder's owner") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise FolderError(f"cannot sign with {file}: it is no Ed25519 key; put back the one that `fleet init` made")
+        return [key]
 
     def key_pair(self, name: str) -> tuple[Path, Path]:
         """The files of the controller's own certificate and key: "https" or "mqtt"."""

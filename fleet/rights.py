@@ -26,6 +26,12 @@ OF_CONTROLLER = (
     topics.NodeDesired, topics.GroupPolicy, topics.NodeCommand, topics.ControllerStatus, topics.RolloutSummary,
 )  # fmt: skip
 
+# What the controller subscribes to. Its own documents too: the broker may keep newer ones than a restored database.
+HEARD = (
+    topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry,
+    topics.NodeDesired, topics.GroupPolicy,
+)  # fmt: skip
+
 
 def access_list(role: Role, fleet: str) -> str:
     """The access list of the listener for a role."""
