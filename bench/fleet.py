@@ -33,7 +33,6 @@ from fleet.query import parse
 from fleet.series import Series
 from tests.fakes.controller import ControllerProcess
 from tests.fakes.mosquitto import find_mosquitto, free_port
-from tests.fakes.waiting import until
 
 LISTENER = """
 listener {port} 127.0.0.1
@@ -41,6 +40,7 @@ allow_anonymous true
 """
 QUERY = "site=store-7 and ram_mib<4096 and not online"
 PATIENCE_S = 300.0
+LOOK_S = 0.25
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -116,14 +116,14 @@ class Scene:
         """Starts everything, and waits until all nodes are present."""
         self._start_broker()
         self._controller.start("--no-embedded-broker")
-        until(lambda: (self._controller.health() or {}).get("healthy"), "controller", PATIENCE_S)
+        _until(lambda: bool((self._controller.health() or {}).get("healthy")), "a healthy controller")
         plan = self._plan
         words = [str(self._port), str(plan.num_nodes), str(plan.keepalive_s), str(plan.telemetry_s)]
         self._crowd = subprocess.Popen(
             [sys.executable, "-m", "bench.crowd", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.tell(do="connect", per_s=plan.per_s)
-        until(lambda: self._num_online(0) == plan.num_nodes, "presence of all nodes", PATIENCE_S)
+        _until(lambda: self._num_online(0) == plan.num_nodes, "presence of all nodes")
 
     def end(self) -> None:
         """Ends everything."""
@@ -176,7 +176,7 @@ class Scene:
             waiting -= shown
             if time.time() - told["at"] > PATIENCE_S:
                 raise RuntimeError(f"{len(waiting)} nodes are not shown as {state}")
-            time.sleep(0.1)
+            time.sleep(LOOK_S)
         return seen
 
     def restart_broker(self) -> tuple[float, float]:
@@ -187,7 +187,7 @@ class Scene:
         stopped_ms, started = now_ms(), time.monotonic()
         self._start_broker()
         here = self._plan.num_nodes - len(self._gone)
-        until(lambda: self._num_online(stopped_ms) == here, "presence of all nodes again", PATIENCE_S)
+        _until(lambda: self._num_online(stopped_ms) == here, "presence of all nodes again")
         back = time.monotonic() - started
         return back, (self.tell(do="talk")["attempts"] - before) / here
 
@@ -228,3 +228,12 @@ def _ms(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return (time.perf_counter() - started) * 1000
+
+
+def _until(look: Callable[[], bool], what: str) -> None:
+    """Looks now and then: each look reads all nodes from the database, on the cores that are measured."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not look():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"cannot measure: no {what} within {PATIENCE_S:g} s")
+        time.sleep(LOOK_S)

@@ -195,11 +195,11 @@ class Intake:
         for text in (event.eid, event.name):
             if not 0 < len(text) <= MAX_NAME_CHARS or not text.isprintable():
                 raise BadMessage(f"an event's eid and name have 1 to {MAX_NAME_CHARS} printable characters")
+        if kind == "cmd":
+            self._steering.commands.take(name, event.data)
         self._inventory.node(name).seen_ms = now_ms
         row = {"node": name, "eid": event.eid, "kind": kind, "name": event.name, "at_ms": now_ms}
         self._events.append({**row, "event": payload.decode()})
-        if kind == "cmd":
-            self._steering.commands.take(name, event.data)
 
     def _take_telemetry(self, node: Node, kind: str, payload: bytes, now_ms: int) -> None:
         if kind not in KINDS:
