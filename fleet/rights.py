@@ -15,6 +15,10 @@ from contract.topics import Topic
 # The controller's name at the broker. It is no id, so nobody can be enrolled with it.
 CONTROLLER = "_controller"
 
+# The controller's client, with which it asks for who comes over HTTP. An id like others' as it stands in topics, so nobody
+# else is enrolled with it.
+GATEWAY = "gateway"
+
 # What a node says about itself. One line each: `node/%u/+` would include its own desired state.
 OF_NODE = (
     topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry, topics.NodeHave,

@@ -1,42 +1,23 @@
-"""`fleet status`: the fleet at a glance, from retained messages alone."""
+"""`fleet status` for a fleet without a controller: from what is retained at the broker alone."""
 
-import sys
 import time
-from typing import Annotated
 
 import msgspec
-import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from contract.topics import BadTopic, ControllerStatus, NodeCard, NodeStatus, parse
 from fleet.link import Incoming, Link
 from fleet.options import Options
 from fleet.overview import Overview, Row
-from fleet.terminal import console, one_line, write
-
-UNHEALTHY = 3
+from fleet.tables import age, print_table
+from fleet.terminal import write
 
 # Nothing marks the end of retained messages: they are over after a short silence.
 QUIET_S = 0.3
 TOTAL_S = 3.0
 
-EPILOG = "Exit codes: 0 all nodes are online, or there are none · 3 something is not · 4 no broker."
 
-COLOURS = {"online": "green", "draining": "yellow", "degraded": "yellow"}
-
-
-def status(
-    ctx: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Stay, and print again whenever something changes; Ctrl-C ends it."),
-    ] = False,
-) -> None:
-    """Show which nodes there are and how they are, worst first."""
-    options: Options = ctx.obj
+def show_status(options: Options, *, json: bool, watch: bool) -> bool:
+    """Shows which nodes there are and how they are, worst first; returns whether all are well."""
     overview = Overview()
     topics = (NodeStatus, NodeCard, ControllerStatus)
     try:
@@ -49,8 +30,7 @@ def status(
                 _show(overview, options, json)
     except KeyboardInterrupt:
         pass  # the way to end --watch
-    if not overview.healthy:
-        raise typer.Exit(UNHEALTHY)
+    return overview.healthy
 
 
 def _take_all(link: Link, overview: Overview) -> None:
@@ -83,7 +63,8 @@ def _show(overview: Overview, options: Options, json: bool) -> None:
     write(overview.verdict())
     rows = overview.rows(now_ms)
     if rows:
-        console(sys.stdout).print(_table(rows))
+        titles = ("node", "state", "since", "model", "tok/s", "context", "RAM", "agent")
+        print_table(titles, map(_cells, rows), right=("since", "tok/s", "context", "RAM"))
     else:
         write(
             f"Nothing is retained for fleet {options.fleet!r} at {options.broker}. Is an agent running "
@@ -92,28 +73,14 @@ def _show(overview: Overview, options: Options, json: bool) -> None:
         )
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
-    for title in ("node", "state", "since", "model", "tok/s", "context", "RAM", "agent"):
-        right = title in ("since", "tok/s", "context", "RAM")
-        table.add_column(title, justify="right" if right else "left", no_wrap=title != "model")
-    for row in rows:
-        cells = (
-            f"{row.decode_tok_s:.0f}" if row.decode_tok_s is not None else "-",
-            str(row.context_tokens or "-"),
-            f"{row.ram_mib / 1024:.1f} GiB" if row.ram_mib else "-",
-            one_line(row.agent or "-"),
-        )
-        state = Text(row.state, COLOURS.get(row.state, "red"))
-        table.add_row(row.node, state, age(row.age_s), one_line(row.model or "-"), *cells)
-    return table
-
-
-def age(age_s: float | None) -> str:
-    """An age in one unit, as in "3 min"."""
-    if age_s is None:
-        return "-"
-    for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if age_s >= 2 * seconds:
-            return f"{age_s / seconds:.0f} {unit}"
-    return f"{age_s:.0f} s"
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.node,
+        row.state,
+        age(row.age_s),
+        row.model or "-",
+        f"{row.decode_tok_s:.0f}" if row.decode_tok_s is not None else "-",
+        str(row.context_tokens or "-"),
+        f"{row.ram_mib / 1024:.1f} GiB" if row.ram_mib else "-",
+        row.agent or "-",
+    )
