@@ -1,7 +1,7 @@
 """OpenAI's chat completions and our requests: from one to the other and back. Pure.
 
-`model` says whom to ask: `node:kitchen-1` or `pool:cellar`, and behind a slash which model of theirs. All other fields of
-a request (docs/schemas/request.json) pass through as they are.
+`model` says whom to ask: `node:kitchen-1` or `pool:cellar`, and behind a slash which model of theirs. All other fields
+of a request (docs/schemas/request.json) pass through as they are.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from contract.answers import Energy, Final, FinishReason, Timings
 from contract.deadlines import deadline_ms
 from contract.errors import Refused
-from contract.ids import ID_PATTERN, END, is_id
+from contract.ids import END, ID_PATTERN
 from contract.limits import DEFAULT_TTL_MS, MAX_MESSAGES
 from contract.requests import REFERENCE_PATTERN, Message, Request, decode_request
 from contract.status import Status

@@ -25,8 +25,8 @@ class UsageError(FleetError):
     exit_code = 2
 
 
-class NotFoundError(FleetError):
-    """The person at the keyboard: what is named is not there."""
+class NotFoundError(UsageError):
+    """The person at the keyboard: there is no node, group, operator or client of this name."""
 
 
 class ConflictError(FleetError):

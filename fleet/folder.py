@@ -3,8 +3,8 @@
     fleet.toml      the settings
     fleet.db        the database, unless the settings name another
     authority/      keys and certificates that sign: root (servers), nodes, clients
-    controller/     the controller's own: https, mqtt (its log-in at the broker), gateway.pem (the one for asking nodes),
-                    signing.key (desired state), operator.token (an admin's, for commands on this machine)
+    controller/     the controller's own: https, mqtt (its log-in at the broker), gateway.pem (the one for asking
+                    nodes), signing.key (desired state), operator.token (an admin's, for commands on this machine)
     broker/         all that mosquitto reads and writes, and nothing else
 
 Private files have mode 0600 in folders of mode 0700.
@@ -24,6 +24,8 @@ from contract.requests import Id
 from fleet.errors import FolderError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from fleet.authority import Authority
 
 DEFAULT_PATH = Path("shoal-fleet")
@@ -140,6 +142,25 @@ class Folder:
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise FolderError(f"cannot read {stem}.key and .crt: {why}; run this as the folder's owner") from error
+
+    def signing_keys(self) -> "list[Ed25519PrivateKey]":
+        """The keys that sign desired state.
+
+        Raises:
+            FolderError: the file cannot be read.
+        """
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        file = self.path / "controller" / "signing.key"
+        try:
+            key = load_pem_private_key(file.read_bytes(), password=None)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise FolderError(f"cannot read {file}: {why}; run this as the folder's owner") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise FolderError(f"cannot sign with {file}: it is no Ed25519 key; put back the one that `fleet init` made")
+        return [key]
 
     def key_pair(self, name: str) -> tuple[Path, Path]:
         """The files of the controller's own certificate and key: "https" or "mqtt"."""

@@ -1,7 +1,7 @@
 """Asking nodes for who comes over HTTP: many exchanges at once, over one connection to the broker.
 
-An exchange is the one of `fleet ask`, in a thread of its own. One more thread takes what arrives from the broker and puts
-it where it belongs. What is held is bounded: exchanges by `MAX_EXCHANGES`, each of them by its deadline.
+An exchange is the one of `fleet ask`, in a thread of its own. One more thread takes what arrives from the broker and
+puts it where it belongs. What is held is bounded: exchanges by `MAX_EXCHANGES`, each of them by its deadline.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Which controller a command talks to, and as whom.
 
-On the controller's machine the folder says it: its settings, its root, and the token of an admin that `fleet init` made.
-Elsewhere `fleet login` has stored it for this user, in a file that nobody else can read.
+On the controller's machine the folder says it: its settings, its root, and the token of the admin that `fleet init`
+made. Elsewhere `fleet login` has stored it for this user, in a file that nobody else can read.
 """
 
 import json

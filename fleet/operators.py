@@ -45,16 +45,17 @@ class Operators:
             raise UsageError(f"cannot use a ttl of {ttl_ms / 1000:g} s: it must be over 0, or none")
         now_ms, secret = self._now_ms(), secrets.token_urlsafe(32)
         expires_ms = None if ttl_ms is None else now_ms + ttl_ms
-        taken = ConflictError(f"cannot create operator {name!r}: there is one; revoke it first, or choose another name")
         try:
             with self._database.write() as connection:
-                known = operators.find_operator(connection, name)
-                if known is not None and _is_good(known[0], now_ms) and not replace:
-                    raise taken
-                operators.put_operator(connection, name, role, _digest(secret), now_ms, expires_ms)
+                if replace:
+                    operators.drop_operator(connection, name)
+                operators.drop_void(connection, name, now_ms)
+                operators.add_operator(connection, name, role, _digest(secret), now_ms, expires_ms)
                 identities.write_audit(connection, now_ms, actor, "operator.create", name, role)
-        except IntegrityError:  # somebody was faster by a moment
-            raise taken from None
+        except IntegrityError:
+            raise ConflictError(
+                f"cannot create operator {name!r}: there is one; revoke it first, or choose another name"
+            ) from None
         return f"{name}:{secret}"
 
     def revoke(self, name: str, *, actor: str) -> None:
@@ -85,7 +86,9 @@ class Operators:
         with self._database.write() as connection:
             identity = identities.find_identity(connection, client)
             if identity is None or identity.role != "client":
-                raise NotFoundError(f"cannot make a key for {client!r}: it is no client; `fleet client create` makes one")
+                raise NotFoundError(
+                    f"cannot make a key for {client!r}: it is no client; `fleet client create` makes one"
+                )
             identities.set_api_key(connection, client, _digest(secret))
             identities.write_audit(connection, now_ms, actor, "client.key", client)
         return f"{client}:{secret}"

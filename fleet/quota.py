@@ -1,7 +1,7 @@
 """What clients may ask for through the gateway: requests in a minute, tokens in a day.
 
-A client that asks nodes over MQTT by itself does not come by here. Requests are counted in memory, so a new start of the
-controller forgets them; tokens in the database. What is running when the tokens of a day are used up goes on to its end.
+A client that asks nodes over MQTT by itself does not come by here. Requests are counted in memory, so a new start of
+the controller forgets them; tokens in the database. What runs when the tokens of a day are used up goes on to its end.
 """
 
 import threading

@@ -2,7 +2,7 @@
 
 import ssl
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -80,7 +80,9 @@ class Controller:
         try:
             message = msgspec.json.decode(response.content, type=Refusal).error.message
         except msgspec.MsgspecError:
-            message = f"cannot do this at {self.url}: it answers with status {response.status_code}; is it a controller?"
+            message = (
+                f"cannot do this at {self.url}: it answers with status {response.status_code}; is it a controller?"
+            )
         return _ERRORS.get(response.status_code, ControllerError)(message)
 
     @contextmanager
@@ -112,8 +114,9 @@ def fetch_root(url: str) -> str:
 
 
 def _httpx() -> Any:
-    """httpx, without its command line: that would load click, rich and pygments, which takes longer than all the rest."""
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None: such an import fails, and httpx goes on
+    """Httpx without its command line, which would load click, rich and pygments: longer than all the rest."""
+    # None: such an import fails, and httpx goes on without.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     import httpx
 
     return httpx

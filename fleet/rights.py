@@ -15,7 +15,7 @@ from contract.topics import Topic
 # The controller's name at the broker. It is no id, so nobody can be enrolled with it.
 CONTROLLER = "_controller"
 
-# The controller's client, with which it asks for who comes over HTTP. An id like others' as it stands in topics, so nobody
+# The controller's client, with which it asks for who comes over HTTP. Topics take only ids, so it is one, and nobody
 # else is enrolled with it.
 GATEWAY = "gateway"
 
@@ -28,6 +28,12 @@ TO_NODES = (topics.PoolRequest, topics.PoolCancel, topics.GroupPolicy)
 OF_CLIENT = (topics.NodeRequest, topics.PoolRequest, topics.NodeCancel, topics.PoolCancel)
 OF_CONTROLLER = (
     topics.NodeDesired, topics.GroupPolicy, topics.NodeCommand, topics.ControllerStatus, topics.RolloutSummary,
+)  # fmt: skip
+
+# What the controller subscribes to. Its own documents too: the broker may keep newer ones than a restored database.
+HEARD = (
+    topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry,
+    topics.NodeDesired, topics.GroupPolicy,
 )  # fmt: skip
 
 

@@ -50,7 +50,8 @@ def create_client(
 
 @client_app.command("key")
 def create_key(
-    client: Annotated[str, typer.Argument(help="The client's id, as `fleet client create` was told.")], folder: Dir = None
+    client: Annotated[str, typer.Argument(help="The client's id, as `fleet client create` was told.")],
+    folder: Dir = None,
 ) -> None:
     """Print a new key for the HTTP API, with which an application asks as this client, within its quotas."""
     from fleet.api.identities import ClientKey

@@ -22,7 +22,9 @@ Name = Annotated[str, typer.Argument(help="The operator's name, an id.")]
 @operator_app.command("create")
 def create(
     name: Name,
-    role: Annotated[Role, typer.Option(help="A viewer looks, an operator also changes, an admin also decides who may.")],
+    role: Annotated[
+        Role, typer.Option(help="A viewer looks, an operator also changes, an admin also decides who may.")
+    ],
     ttl: Annotated[str | None, typer.Option(help="How long it is good, as in 12h or 90d.  [default: for ever]")] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep it in the folder, for commands on this machine.")] = False,
     folder: Dir = None,

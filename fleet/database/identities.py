@@ -179,3 +179,10 @@ def write_audit(connection: Connection, now_ms: int, actor: str, action: str, su
     """Writes down what was changed, and by whom."""
     values = {"at_ms": now_ms, "actor": actor, "action": action, "subject": subject, "detail": detail}
     connection.execute(insert(audit).values(values))
+
+
+def write_audits(connection: Connection, now_ms: int, lines: list[tuple[str, str, str, str]]) -> None:
+    """The same for many at once: actor, action, subject, detail."""
+    names = ("actor", "action", "subject", "detail")
+    if lines:
+        connection.execute(insert(audit), [{"at_ms": now_ms, **dict(zip(names, line, strict=True))} for line in lines])

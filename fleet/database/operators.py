@@ -1,6 +1,6 @@
 """What the database knows of operators: rows in, rows out. Each function is a part of a transaction of its caller."""
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from fleet.database.tables import operators
 from fleet.roles import Operator, Role
@@ -21,11 +21,25 @@ def list_operators(connection: Connection) -> list[Operator]:
     return [Operator(*row) for row in connection.execute(select(*_OPERATOR).order_by(operators.c.name))]
 
 
-def put_operator(
+def drop_operator(connection: Connection, name: str) -> None:
+    """Forgets an operator."""
+    connection.execute(delete(operators).where(operators.c.name == name))
+
+
+def drop_void(connection: Connection, name: str, now_ms: int) -> None:
+    """Forgets an operator whose token is void."""
+    is_void = or_(operators.c.revoked_ms.is_not(None), operators.c.expires_ms <= now_ms)
+    connection.execute(delete(operators).where(operators.c.name == name, is_void))
+
+
+def add_operator(
     connection: Connection, name: str, role: Role, sha256: str, now_ms: int, expires_ms: int | None
 ) -> None:
-    """Adds an operator, in place of one of the same name."""
-    connection.execute(delete(operators).where(operators.c.name == name))
+    """Adds an operator.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: there is one of this name.
+    """
     values = {"name": name, "role": role, "sha256": sha256, "created_ms": now_ms, "expires_ms": expires_ms}
     connection.execute(insert(operators).values(values))
 

@@ -7,11 +7,16 @@ from fleet.database.store import Database
 from fleet.enrolment import Enrolment
 from fleet.folder import Folder
 from fleet.gateway import Gateway
+from fleet.inventory import Inventory
 from fleet.operators import Operators
 from fleet.quota import QuotaBook
-from fleet.web import audit, identities, operators
+from fleet.readings import Readings
+from fleet.steering import Steering
+from fleet.targets import Targets
+from fleet.web import audit, identities, nodes, operators, readings, steering
 from fleet.web.chat import Chat
 from fleet.web.endpoint import Endpoint
+from fleet.web.events import Events
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class Parts:
     enrolment: Enrolment
     operators: Operators
     gateway: Gateway
+    inventory: Inventory
+    steering: Steering
+    readings: Readings
     now_ms: Callable[[], int]
 
 
@@ -34,5 +42,9 @@ def all_endpoints(parts: Parts) -> list[Endpoint]:
         *operators.endpoints(parts.operators),
         *identities.endpoints(parts.enrolment, parts.operators, parts.folder.url, root.digest),
         *audit.endpoints(parts.database),
-        *Chat(parts.gateway, quotas, lambda: {}, parts.now_ms).endpoints(),
+        *nodes.endpoints(parts.inventory, parts.now_ms),
+        *Events(parts.inventory).endpoints(),
+        *steering.endpoints(parts.steering, parts.inventory),
+        *readings.endpoints(parts.readings, parts.inventory, parts.now_ms),
+        *Chat(parts.gateway, quotas, Targets(parts.inventory), parts.now_ms).endpoints(),
     ]

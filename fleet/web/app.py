@@ -57,7 +57,9 @@ def _json(text: bytes, status: int) -> Response:
 async def _not_here(_request: Request, error: Exception) -> Response:
     """Called by Starlette for a path or method that does not exist."""
     if isinstance(error, HTTPException) and error.status_code == 405:
-        return refusal(405, Reason("method_not_allowed", "cannot do this here: `Allow` names the methods"), error.headers)
+        return refusal(
+            405, Reason("method_not_allowed", "cannot do this here: `Allow` names the methods"), error.headers
+        )
     return refusal(404, Reason("not_found", f"cannot find this path: {OPENAPI_PATH} lists all"))
 
 

@@ -24,6 +24,7 @@ from fleet.errors import FleetError
 from fleet.gateway import Full, Gateway
 from fleet.quota import OverQuota, QuotaBook
 from fleet.roles import CLIENT
+from fleet.targets import Target, Targets
 from fleet.transcript import Transcript
 from fleet.web import problem
 from fleet.web.endpoint import Call, Endpoint
@@ -32,10 +33,14 @@ from fleet.web.problem import Problem, problem_of, refusal
 T = TypeVar("T")
 Heard = Accepted | Delta | Final
 Answers = AsyncGenerator[Heard, None]
-Target = tuple[Literal["node", "pool"], str]
 
 # What a node may say, where HTTP has the same number; the others are common to all endpoints.
-STATUSES = {408: "the deadline passed", 500: "the engine failed twice", 502: "no answer from a cloud", 507: "no memory or disk"}
+STATUSES = {
+    408: "the deadline passed",
+    500: "the engine failed twice",
+    502: "no answer from a cloud",
+    507: "no memory or disk",
+}
 
 
 class Model(Struct, frozen=True):
@@ -55,13 +60,13 @@ class Models(Struct, frozen=True):
 
 
 class Chat:
-    """Answers chat completions. `targets` are the nodes and pools there are, each with whether it can be asked now."""
+    """Answers chat completions."""
 
     def __init__(
         self,
         gateway: Gateway,
         quotas: QuotaBook,
-        targets: Callable[[], dict[Target, bool]],
+        targets: Targets,
         now_ms: Callable[[], int],
     ) -> None:
         self._gateway = gateway
@@ -85,7 +90,7 @@ class Chat:
 
     def models(self, _call: Call) -> Models:
         """Nodes and pools that can be asked now."""
-        return Models([Model(f"{kind}:{name}") for (kind, name), is_here in sorted(self._targets().items()) if is_here])
+        return Models([Model(f"{kind}:{name}") for kind, name in self._targets.here()])
 
     async def complete(self, call: Call) -> Response:
         """Asks, and gives the answer as a whole or in pieces."""
@@ -93,7 +98,7 @@ class Chat:
             asked = completion.read(call.body, new_request_id(), self._now_ms())
         except Refused as refused:
             raise Problem(refused.status, "invalid", refused.message, param=refused.code) from None
-        self._find(asked)
+        await self._find(asked)
         if call.caller.role == CLIENT:
             try:
                 await run_in_threadpool(self._quotas.admit, call.caller.name)
@@ -108,11 +113,11 @@ class Chat:
             raise _failed(final)
         return _json(completion.completion(asked, final))
 
-    def _find(self, asked: Asked) -> None:
+    async def _find(self, asked: Asked) -> None:
         """Makes sure that there is somebody to ask: who is not there would let everybody wait for the deadline."""
         to = asked.to
         target: Target = ("node", to.node) if isinstance(to, NodeRequest) else ("pool", to.pool)
-        is_here = self._targets().get(target)
+        is_here = await run_in_threadpool(self._targets.is_here, target)
         if is_here is None:
             what = f"cannot find {target[0]} {target[1]!r}: `GET /v1/models` lists whom one can ask"
             raise Problem(404, "model_not_found", what, param="model")
@@ -186,7 +191,9 @@ def _pieces(asked: Asked, transcript: Transcript, said: Heard) -> Iterator[bytes
             raise _failed(said)
         fits, rest = transcript.finish(said.text or "")
         if not fits:
-            raise Problem(500, "answered_again", "cannot go on: the engine failed and answered in other words; ask again")
+            raise Problem(
+                500, "answered_again", "cannot go on: the engine failed and answered in other words; ask again"
+            )
         if rest:
             yield _event(completion.piece(asked, rest))
         yield from map(_event, completion.ending(asked, said))

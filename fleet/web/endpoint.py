@@ -8,6 +8,7 @@ in a thread when it may block.
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -40,6 +41,7 @@ class Call:
     query: Any
     body: Any
     gone: Callable[[], Awaitable[None]]  # returns when the sender has left
+    again: Callable[[], Caller]  # authenticates once more, for answers that take long; may block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,8 @@ class Endpoint:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise AccessError("cannot let you in: send the header `Authorization: Bearer TOKEN`")
-        caller = await run_in_threadpool(authenticate, token.strip())
+        again = partial(authenticate, token.strip())
+        caller = await run_in_threadpool(again)
         if not may(caller, self.least, clients=self.clients):
             raise Problem(403, "forbidden", f"cannot let a {caller.role} do this: it needs the role {self.least}")
         body = None if self.body is None else await self._body(request)
@@ -89,7 +92,7 @@ class Endpoint:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        return Call(caller, dict(request.path_params), self._query(request), body, gone)
+        return Call(caller, dict(request.path_params), self._query(request), body, gone, again)
 
     def _query(self, request: Request) -> Any:
         pairs = request.query_params.multi_items()

@@ -38,7 +38,13 @@ class Problem(Exception):
     """A request is refused. The message may be shown to its sender, and is not logged."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None, param: str | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(status, code)
         self.status, self.code, self.message = status, code, message

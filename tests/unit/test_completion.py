@@ -62,8 +62,9 @@ def test_both_names_for_the_length_work() -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        {"n": 2}, {"tools": [{}]}, {"functions": [{}]}, {"id": "r2"}, {"reply_to": "x"}, {"prompt": "x"}, {"input": "x"},
-        {"task": "embed"}, {"messages": []}, {"messages": [{"role": "wizard", "content": "x"}]}, {"temperature": 3},
+        {"n": 2}, {"tools": [{}]}, {"functions": [{}]}, {"id": "r2"}, {"reply_to": "x"}, {"prompt": "x"},
+        {"input": "x"}, {"task": "embed"}, {"messages": []}, {"messages": [{"role": "wizard", "content": "x"}]},
+        {"temperature": 3},
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_and_not_left_out(field: dict[str, Any]) -> None:

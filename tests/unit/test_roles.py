@@ -7,7 +7,7 @@ import pytest
 from fleet.roles import LADDER, Caller, may
 
 
-@pytest.mark.parametrize(("role", "least"), itertools.product(LADDER, LADDER))
+@pytest.mark.parametrize(("role", "least"), list(itertools.product(LADDER, LADDER)))
 def test_a_higher_role_may_all_that_a_lower_one_may(role: str, least: str) -> None:
     """Viewer, operator, admin: each may what those before it may."""
     order = ["viewer", "operator", "admin"]
