@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fleet.broker_url import DEFAULT_URL, ENV_BROKER
-from fleet.commands import ask, audit, demo, identity, init, login, operator, serve, status, version
+from fleet.commands import ask, audit, demo, identity, init, login, nodes, operator, serve, status, steering, version
 from fleet.errors import FleetError
 from fleet.options import check_options
 from fleet.terminal import complain
@@ -28,6 +28,12 @@ app.add_typer(identity.client_app, name="client")
 app.command()(identity.revoke)
 app.add_typer(operator.operator_app, name="operator")
 app.command()(audit.audit)
+app.command()(nodes.nodes)
+app.command()(nodes.show)
+app.command()(nodes.why)
+app.command("set", epilog=steering.SET_EPILOG)(steering.set_wish)
+app.command("cmd", epilog=steering.CMD_EPILOG)(steering.command)
+app.add_typer(steering.group_app, name="group")
 app.command()(login.login)
 app.command()(version.version)
 

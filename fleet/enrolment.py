@@ -28,7 +28,7 @@ from fleet.database.store import Database
 from fleet.errors import EnrolmentError, NotFoundError, UsageError
 from fleet.folder import ROLES, Folder
 from fleet.revocation import evict, write_list
-from fleet.rights import GATEWAY
+from fleet.rights import check_free
 from fleet.signing_request import check_request, key_digest
 
 log = structlog.get_logger()
@@ -51,7 +51,7 @@ class Enrolment:
         """
         if not is_id(name):
             raise UsageError(f"cannot use id {name!r}: an id is {ID_RULE}")
-        _check_free(name)
+        check_free(name)
         if not 0 < ttl_ms <= MAX_TTL_MS:
             raise UsageError(f"cannot use a ttl of {ttl_ms / 1000:g} s: a token lives for up to 30 days")
         now_ms, secret = self._now_ms(), secrets.token_urlsafe(32)
@@ -128,7 +128,7 @@ class Enrolment:
             NotFoundError: there is no such identity.
             FolderError, BrokerError: it is revoked, but the broker could not be told.
         """
-        _check_free(name)
+        check_free(name)
         now_ms = self._now_ms()
         with self._database.write() as connection:
             identity = rows.find_identity(connection, name)
@@ -196,11 +196,6 @@ def _check_token(token: Token | None, name: str, now_ms: int) -> Identity:
     if token.expires_ms <= now_ms:
         raise EnrolmentError("token_expired", f"cannot enrol {name!r}: the token has expired; create another")
     return token.identity
-
-
-def _check_free(name: str) -> None:
-    if name == GATEWAY:
-        raise UsageError(f"cannot use id {name!r}: it is the controller's own; choose another")
 
 
 def _unknown_token() -> EnrolmentError:

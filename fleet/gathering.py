@@ -44,6 +44,13 @@ def gather(
             "certificate_left_s": None if until_ms is None else (until_ms - now_ms) / 1000,
         }
     recent = heard.events_of(connection, name, now_ms - LATELY_MS, MAX_EVENTS)
+    told = [(row.at_ms, msgspec.json.decode(row.event, type=Event)) for row in recent]
+    fields |= {
+        "clock_ahead_s": None if node.clock_ahead_ms is None else node.clock_ahead_ms / 1000,
+        **_of_machine(node),
+        **_of_report(node, now_ms),
+        **_of_events(told, node),
+    }
     return Evidence(
         node=name,
         broker_down_s=broker_down_s,
@@ -53,28 +60,24 @@ def gather(
         site=node.traits.site or "",
         site_nodes=max(0, site.num_nodes - 1),
         site_nodes_lost=site.num_lost - (is_lost and site.num_lost > 0),
-        clock_ahead_s=None if node.clock_ahead_ms is None else node.clock_ahead_ms / 1000,
         desired_rev=desired_rev,
         answers=_answers(connection, name, now_ms),
         **fields,
-        **_of_machine(node),
-        **_of_report(node, now_ms),
-        **_of_events([msgspec.json.decode(row.event, type=Event) for row in recent], node),
     )
 
 
 def _of_machine(node: Node) -> dict[str, Any]:
     """What it measured last."""
-    row = node.machine.row if node.machine else None
-    if row is None:
+    if node.machine is None:
         num_models = len(msgspec.json.decode(node.card, type=Card).models) if node.card else None
         return {"ram_mib": node.traits.ram_mib, "num_models": num_models}
+    row = node.machine.row
     return {
         "disk_free_mib": row.disk_free_mib, "ram_mib": node.traits.ram_mib, "ram_available_mib": row.ram_available_mib,
         "memory_stalled_percent": row.memory_stalled_percent, "cpu_stalled_percent": row.cpu_stalled_percent,
         "temperature_c": row.temperature_c, "throttled_percent": row.throttled_percent, "queue": row.queue,
-        "queue_limit": row.queue_limit, "quarantined": row.quarantined or 0,
-        "num_models": row.models,
+        "queue_limit": row.queue_limit, "quarantined": row.quarantined or 0, "num_models": row.models,
+        "engine": row.engine,
     }  # fmt: skip
 
 
@@ -92,21 +95,32 @@ def _of_report(node: Node, now_ms: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _of_events(events: list[Event], node: Node) -> dict[str, Any]:
-    """What happened lately; the events come with the newest first."""
-    deaths = Counter(str(event.data.get("death")) for event in events if event.name == "engine_died")
-    refusals = [str(event.data.get("event")) for event in events if event.name == "document_refused"]
-    state = next((event for event in events if event.name == "engine_state"), None)
-    problem = str(state.data.get("problem") or "") if state else ""
-    if not problem and deaths:
-        problem = next(str(event.data.get("death")) for event in events if event.name == "engine_died")
-    return {
-        "starts": sum(event.name == "agent_started" for event in events),
+def _of_events(events: list[tuple[int, Event]], node: Node) -> dict[str, Any]:
+    """What happened lately, the newest first. What came after the last measurement is newer than what that says."""
+    measured_ms = node.machine.at_ms if node.machine else 0
+
+    def newest(*names: str) -> tuple[int, dict[str, Any]]:
+        return next(((at_ms, event.data) for at_ms, event in events if event.name in names), (0, {}))
+
+    named = [event.name for _, event in events]
+    deaths = Counter(str(event.data.get("death")) for _, event in events if event.name == "engine_died")
+    refusals = [str(event.data.get("event")) for _, event in events if event.name == "document_refused"]
+    found: dict[str, Any] = {
+        "starts": named.count("agent_started"),
         "deaths": dict(deaths),
         "document_refusals": tuple(dict.fromkeys(refusals)),
-        "engine": node.machine.row.engine if node.machine else None,
-        "engine_problem": problem,
     }
+    state_ms, state = newest("engine_state")
+    found["engine_problem"] = str(state.get("problem") or newest("engine_died")[1].get("death") or "")
+    if state_ms >= measured_ms and state.get("state") in ("broken", "ready"):
+        found["engine"] = state["state"]
+    disk_ms, disk = newest("disk_low", "disk_ok")
+    if disk_ms >= measured_ms and isinstance(free_mib := disk.get("free_mib"), int):
+        found["disk_free_mib"] = free_mib
+    ahead_s = newest("clock_wrong")[1].get("off_s")
+    if isinstance(ahead_s, int | float) and abs(ahead_s) * 1000 > abs(node.clock_ahead_ms or 0):
+        found["clock_ahead_s"] = float(ahead_s)  # it does not use a clock that it knows to be wrong
+    return found
 
 
 def _answers(connection: Connection, node: str, now_ms: int) -> dict[int, int]:

@@ -7,7 +7,7 @@ not written comes again to the next. What comes twice counts once: presence by `
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from contract import topics
 from contract.deadlines import clock_is_set
 from contract.presence import Card, NodeState
 from contract.steering import Desired, Event, Policy, Signed, Telemetry
-from contract.telemetry import KINDS, BadTelemetry, SysRow, unpack
+from contract.telemetry import KINDS, BadTelemetry, InferRow, SysRow, unpack
 from contract.topics import BadTopic, Topic
 from fleet import series
 from fleet.database import heard
@@ -195,11 +195,11 @@ class Intake:
         for text in (event.eid, event.name):
             if not 0 < len(text) <= MAX_NAME_CHARS or not text.isprintable():
                 raise BadMessage(f"an event's eid and name have 1 to {MAX_NAME_CHARS} printable characters")
+        if kind == "cmd":
+            self._steering.commands.take(name, event.data)
         self._inventory.node(name).seen_ms = now_ms
         row = {"node": name, "eid": event.eid, "kind": kind, "name": event.name, "at_ms": now_ms}
         self._events.append({**row, "event": payload.decode()})
-        if kind == "cmd":
-            self._steering.commands.take(name, event.data)
 
     def _take_telemetry(self, node: Node, kind: str, payload: bytes, now_ms: int) -> None:
         if kind not in KINDS:
@@ -207,7 +207,7 @@ class Intake:
         batch = _decode(_TELEMETRY, payload, MAX_TELEMETRY_BYTES)
         if batch.seq >= MAX_REV:
             raise BadMessage(f"number {batch.seq} is larger than a node can count to")
-        rows = unpack(batch, KINDS[kind])
+        rows: Sequence[SysRow | InferRow] = unpack(batch, SysRow) if kind == "sys" else unpack(batch, InferRow)
         if rows and max(row.age_s for row in rows) * 1000 > RAW_MS:
             raise BadMessage("a row is older than rows are kept")
         node.seen_ms, node.clock_ahead_ms = now_ms, batch.ts - now_ms

@@ -146,8 +146,8 @@ class Inventory:
             desired=held.document if held else None,
             gaps={kind: series.num_gaps for kind, series in found.series.items()},
             events=[SeenEvent(e.at_ms, e.kind, msgspec.json.decode(e.event, type=Event)) for e in events],
-            sys=found.machine and found.machine.row,
-            sys_ms=found.machine and found.machine.at_ms,
+            sys=found.machine.row if found.machine else None,
+            sys_ms=found.machine.at_ms if found.machine else None,
             infer=fold(rows) if rows else None,
         )
 

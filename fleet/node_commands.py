@@ -1,6 +1,7 @@
 """Commands to nodes: one message there, and the event that answers. Each ends, at the latest with its deadline."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -37,10 +38,8 @@ class NodeCommands:
         command = Command(new_request_id(), op, args, self._now_ms() + round(timeout_s * 1000))
 
         def outcome(kind: Literal["done", "failed", "offline", "late"], answer: Answer | None = None) -> CommandOutcome:
-            return CommandOutcome(
-                id=command.id, node=node, op=op, outcome=kind, status=answer and answer.status,
-                error=answer and answer.error, result=answer and answer.result,
-            )  # fmt: skip
+            said = msgspec.structs.asdict(answer) if answer else {}
+            return CommandOutcome(**{"id": command.id, "node": node, "op": op, "outcome": kind, **said})
 
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer] = loop.create_future()
@@ -66,7 +65,13 @@ class NodeCommands:
         answer = msgspec.convert(data, Answer)
         if waiting := self._waiting.get((node, answer.id)):
             loop, answered = waiting
-            loop.call_soon_threadsafe(lambda: answered.done() or answered.set_result(answer))
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(_settle, answered, answer)
+
+
+def _settle(answered: "asyncio.Future[Answer]", answer: Answer) -> None:
+    if not answered.done():
+        answered.set_result(answer)
 
 
 def check(op: str, timeout_s: float) -> None:

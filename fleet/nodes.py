@@ -61,7 +61,7 @@ class Node(Struct, gc=False, kw_only=True):
         """Its place among those that are not well, the worst first; `WELL` when nothing shows at a glance."""
         if self.state != "online":
             return WORST.index(self.state)
-        row, reported = self.machine and self.machine.row, self.reported
+        row, reported = self.machine.row if self.machine else None, self.reported
         is_unwell = (
             now_ms - (self.seen_ms or 0) > SILENT_MS
             or (row is not None and (row.engine == "broken" or row.models == 0))
@@ -104,7 +104,7 @@ def traits_of(card: Card) -> Record:
         models=_shared(tuple(f"{model.name}@{model.version}" for model in card.models)),
         adapters=_shared(tuple(f"{adapter.name}@{adapter.version}" for adapter in card.adapters)),
         features=_shared(tuple(card.features)),
-        prefill_tok_s=speed and speed.prefill_tok_s, decode_tok_s=speed and speed.decode_tok_s,
+        prefill_tok_s=speed.prefill_tok_s if speed else None, decode_tok_s=speed.decode_tok_s if speed else None,
     )  # fmt: skip
 
 

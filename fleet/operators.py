@@ -18,6 +18,7 @@ from contract.ids import ID_RULE, is_id
 from fleet.database import identities, operators
 from fleet.database.store import Database
 from fleet.errors import AccessError, ConflictError, NotFoundError, UsageError
+from fleet.rights import check_free
 from fleet.roles import Caller, Operator, Role
 
 log = structlog.get_logger()
@@ -81,7 +82,9 @@ class Operators:
 
         Raises:
             NotFoundError: there is no such client.
+            UsageError: it is the controller's own.
         """
+        check_free(client)
         now_ms, secret = self._now_ms(), secrets.token_urlsafe(32)
         with self._database.write() as connection:
             identity = identities.find_identity(connection, client)

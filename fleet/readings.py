@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from contract import histogram
-from contract.telemetry import InferRow, SysRow
+from contract.telemetry import KINDS, InferRow, SysRow
 from fleet.api.readings import Latency, Metric, Reading
 from fleet.database.readings import all_rows, rows_of
 from fleet.database.store import Database
@@ -18,6 +18,7 @@ RAW_MS = 48 * HOUR_MS
 HOURLY_MS = 90 * 24 * HOUR_MS
 
 Kind = TypeVar("Kind", SysRow, InferRow)
+_NAMES: dict[type[SysRow | InferRow], str] = {kind: name for name, kind in KINDS.items()}
 
 
 class Readings:
@@ -34,10 +35,8 @@ class Readings:
         """
         with self._database.read() as connection:
             whole = histogram.merge(self._counted(connection, nodes, metric, since_ms, until_ms))
-        p50, p95, p99 = (whole.quantile(part) for part in (0.5, 0.95, 0.99))
-        if p50 is None or p95 is None or p99 is None:
-            return None
-        return Latency(whole.num_values, p50, p95, p99)
+        p50, p95, p99 = (whole.quantile(part) or 0.0 for part in (0.5, 0.95, 0.99))
+        return Latency(whole.num_values, p50, p95, p99) if whole.num_values else None
 
     def _counted(
         self, connection: Connection, nodes: Collection[str] | None, metric: Metric, since_ms: int, until_ms: int
@@ -54,9 +53,8 @@ class Readings:
 
     def rows(self, node: str, kind: type[Kind], since_ms: int, until_ms: int, limit: int) -> list[Reading[Kind]]:
         """A node's rows of the last two days, the newest first."""
-        name = "sys" if kind is SysRow else "infer"
         with self._database.read() as connection:
-            found = rows_of(connection, node, name, since_ms, until_ms, limit)
+            found = rows_of(connection, node, _NAMES[kind], since_ms, until_ms, limit)
         return [Reading(row.at_ms, msgspec.json.decode(row.row, type=kind)) for row in found]
 
 

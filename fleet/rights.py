@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contract import topics
 from contract.enrolment import Role
 from contract.topics import Topic
+from fleet.errors import UsageError
 
 # The controller's name at the broker. It is no id, so nobody can be enrolled with it.
 CONTROLLER = "_controller"
@@ -35,6 +36,16 @@ HEARD = (
     topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry,
     topics.NodeDesired, topics.GroupPolicy,
 )  # fmt: skip
+
+
+def check_free(name: str) -> None:
+    """Whether an identity may have this id.
+
+    Raises:
+        UsageError: it is the controller's own.
+    """
+    if name == GATEWAY:
+        raise UsageError(f"cannot use id {name!r}: it is the controller's own; choose another")
 
 
 def access_list(role: Role, fleet: str) -> str:

@@ -73,7 +73,7 @@ class Group(Struct, frozen=True):
     name: str
     query: str
     rev: int | None = None
-    settings: dict[str, object] | None = None
+    settings: dict[str, Any] | None = None
     num_nodes: int = 0
 
 

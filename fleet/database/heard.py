@@ -9,6 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from fleet.database.tables import certificates, events, identities, nodes, series
 
 Values = dict[str, Any]
+AnyRow = Row[*tuple[Any, ...]]
 
 
 def put(connection: Connection, table: Table, rows: list[Values]) -> None:
@@ -26,12 +27,12 @@ def add_new(connection: Connection, table: Table, rows: list[Values]) -> None:
         connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
 
 
-def all_nodes(connection: Connection) -> Iterator[Row[Any]]:
+def all_nodes(connection: Connection) -> Iterator[AnyRow]:
     """Every node: `node, status, card, reported, reported_ms, seen_ms`."""
     yield from connection.execute(select(nodes)).yield_per(1000)
 
 
-def all_series(connection: Connection) -> Iterator[Row[Any]]:
+def all_series(connection: Connection) -> Iterator[AnyRow]:
     """Every series: `node, kind, at_ms, series, last`."""
     yield from connection.execute(select(series)).yield_per(1000)
 
@@ -42,7 +43,7 @@ def forget_nodes(connection: Connection, names: Iterable[str]) -> None:
         connection.execute(delete(table).where(table.c.node.in_(list(names))))
 
 
-def events_of(connection: Connection, node: str, since_ms: int, limit: int) -> list[Row[Any]]:
+def events_of(connection: Connection, node: str, since_ms: int, limit: int) -> list[AnyRow]:
     """A node's events, the newest first: `kind, at_ms, event`."""
     query = select(events.c.kind, events.c.at_ms, events.c.event)
     query = query.where(events.c.node == node, events.c.at_ms >= since_ms)
@@ -57,7 +58,7 @@ def enrolled_nodes(connection: Connection) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
-def identity_of(connection: Connection, node: str) -> Row[Any] | None:
+def identity_of(connection: Connection, node: str) -> AnyRow | None:
     """A node's identity: `created_ms, revoked_ms`."""
     query = select(identities.c.created_ms, identities.c.revoked_ms)
     return connection.execute(query.where(identities.c.id == node, identities.c.role == "node")).first()

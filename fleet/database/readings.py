@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, tuple_
 
+from fleet.database.heard import AnyRow
 from fleet.database.tables import events, hourly, telemetry
 
 MANY = 500  # names in one query
@@ -18,7 +19,7 @@ def add_rows(connection: Connection, rows: list[dict[str, Any]]) -> None:
 
 def rows_of(
     connection: Connection, node: str, kind: str, since_ms: int, until_ms: int, limit: int | None
-) -> list[Row[Any]]:
+) -> list[AnyRow]:
     """A node's rows as they came, the newest first: `at_ms, row`. `until_ms` is not in it."""
     query = select(telemetry.c.at_ms, telemetry.c.row).where(telemetry.c.node == node, telemetry.c.kind == kind)
     query = query.where(telemetry.c.at_ms >= since_ms, telemetry.c.at_ms < until_ms)
@@ -40,7 +41,7 @@ def all_rows(
         yield from connection.execute(select(table.c.row).where(some, *span)).yield_per(1000).scalars()
 
 
-def hour_of(connection: Connection, kind: str, start_ms: int, end_ms: int) -> Iterator[Row[Any]]:
+def hour_of(connection: Connection, kind: str, start_ms: int, end_ms: int) -> Iterator[AnyRow]:
     """The rows of a span, node by node: `node, row`."""
     where = (telemetry.c.kind == kind, telemetry.c.at_ms >= start_ms, telemetry.c.at_ms < end_ms)
     query = select(telemetry.c.node, telemetry.c.row).where(*where).order_by(telemetry.c.node)

@@ -61,8 +61,8 @@ def refusal(status: int, reason: Reason, headers: Mapping[str, str] | None = Non
 
 
 _OF_ERRORS: tuple[tuple[type[Exception], int, str], ...] = (
-    (UsageError, 422, "invalid"),
     (NotFoundError, 404, "not_found"),
+    (UsageError, 422, "invalid"),
     (ConflictError, 409, "conflict"),
     (BrokerError, 503, "broker"),
     (AnswerError, 503, "no_answer"),

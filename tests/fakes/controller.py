@@ -67,6 +67,12 @@ class ControllerProcess:
             file.write("\nuser _watcher\ntopic read #\n")
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process
+        return self._process.pid
+
     def fleet(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Runs the `fleet` command for this folder."""
         return subprocess.run(
