@@ -7,7 +7,7 @@ it: rows are stored once, and a gap shows.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -27,6 +27,7 @@ FOLDED = "*"  # in place of a model or adapter: several
 Name = Annotated[str, Meta(max_length=128)]
 Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=100)]
+EngineState = Literal["asleep", "starting", "ready", "broken", "stopped"]
 
 
 class Pace(Struct, frozen=True):
@@ -73,6 +74,11 @@ class SysRow(Struct, frozen=True, kw_only=True):
     sent_kib: Annotated[Count | None, Meta(description="Since the row before.")] = None
     energy_joules: Annotated[float | None, Meta(description="Since the row before, as a meter says.")] = None
     energy_source: Annotated[Name | None, Meta(description="The meter: rapl, ina3221 or battery.")] = None
+    queue: Annotated[Count | None, Meta(description="Requests that wait.")] = None
+    queue_limit: Annotated[Count | None, Meta(description="Requests that may wait.")] = None
+    engine: Annotated[EngineState | None, Meta(description="Of the default model.")] = None
+    models: Annotated[Count | None, Meta(description="Models that the node has.")] = None
+    quarantined: Annotated[Count | None, Meta(description="Requests, schemas and adapters in quarantine.")] = None
 
 
 class InferRow(Struct, frozen=True, kw_only=True):
