@@ -3,7 +3,8 @@
     fleet.toml      the settings
     fleet.db        the database, unless the settings name another
     authority/      keys and certificates that sign: root (servers), nodes, clients
-    controller/     the controller's own: https, mqtt (its log-in at the broker), signing.key (desired state)
+    controller/     the controller's own: https, mqtt (its log-in at the broker), signing.key (desired state), and
+                    during a change of that key signing.next.key
     broker/         all that mosquitto reads and writes, and nothing else
 
 Private files have mode 0600 in folders of mode 0700.
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Meta
 
 from contract.enrolment import Role
@@ -110,6 +113,15 @@ class Folder:
         """
         return _load(Authority.from_pem, self.path / "authority" / name)
 
+    def signing_keys(self) -> list[Ed25519PrivateKey]:
+        """The keys that sign desired state: one, and during a change of keys the next one too.
+
+        Raises:
+            FolderError: a key cannot be read.
+        """
+        files = [self.path / "controller" / name for name in ("signing.key", "signing.next.key")]
+        return [_signing_key(file) for file in files[:1] + [file for file in files[1:] if file.exists()]]
+
     def key_pair(self, name: str) -> tuple[Path, Path]:
         """The files of the controller's own certificate and key: "https" or "mqtt"."""
         stem = self.path / "controller" / name
@@ -166,6 +178,17 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _signing_key(file: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(file.read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FolderError(f"cannot read {file}: {why}; run this as the folder's owner") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise FolderError(f"cannot use {file}: it is no Ed25519 key; desired state is signed with one")
+    return key
 
 
 def _load(make: Callable[[bytes, bytes], T], stem: Path) -> T:
