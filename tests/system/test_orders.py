@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from contract.steering import Telemetry
-from contract.telemetry import OVERHEAD_BYTES, PACES, SysRow, unpack
 from tests.fakes.helm import Helm, now_ms
 from tests.fakes.mosquitto import Mosquitto
 from tests.fakes.tiny_model import write_tiny_model
@@ -147,35 +145,3 @@ def test_a_command_that_the_agent_died_of_is_answered(helm: Helm) -> None:
     helm.agent.start().wait_online(helm.client)
     answer = helm.answer(name)
     assert (answer["status"], "ended while it ran" in answer["error"]) == (500, True)
-
-
-def test_each_connection_brings_a_batch_without_a_gap(helm: Helm, broker: Mosquitto) -> None:
-    """Numbered from 0 in each run, within the bound, with what the machine and the daemon are like."""
-    topic = f"/node/{helm.agent.node}/tele/sys"
-    helm.agent.stop()
-    helm.client.seen.clear()
-    helm.agent.start().wait_online(helm.client)
-    first = helm.client.wait(lambda m: m.topic.endswith(topic))
-    broker.stop(signal.SIGTERM)
-    broker.start()
-    second = helm.client.wait(lambda m: m.topic.endswith(topic) and m is not first)
-    batches = [msgspec.json.decode(message.payload, type=Telemetry) for message in (first, second)]
-    assert [batch.seq for batch in batches] == [0, 1]
-    assert len({batch.run for batch in batches}) == 1
-    pace = PACES["normal"]
-    assert pace is not None
-    assert all(len(message.payload) + OVERHEAD_BYTES <= pace.sys_bytes for message in (first, second))
-    (row,) = unpack(batches[0], SysRow)
-    assert (row.queue, row.queue_limit, row.models, row.quarantined) == (0, 64, 1, 0)
-    assert row.engine in ("starting", "ready")
-    assert row.ram_available_mib
-    assert row.disk_free_mib
-
-
-def test_events_tell_of_starts_and_of_broken_engines(helm: Helm, lab: Lab) -> None:
-    """An engine that cannot run is told once, and once that it runs again."""
-    assert helm.alert("agent_started")["versions"]["shoal"]
-    agent = lab.agent(model=lab.folder / "missing.gguf")
-    other = Helm(agent, lab.client(agent))
-    agent.start()
-    assert other.alert("agent_started")["versions"]["shoal"]
