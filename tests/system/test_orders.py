@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tests.fakes.helm import Helm, now_ms
+from tests.fakes.hollow_model import hollow_model
 from tests.fakes.mosquitto import Mosquitto
 from tests.fakes.tiny_model import write_tiny_model
 from tests.system.conftest import Lab
@@ -145,3 +146,17 @@ def test_a_command_that_the_agent_died_of_is_answered(helm: Helm) -> None:
     helm.agent.start().wait_online(helm.client)
     answer = helm.answer(name)
     assert (answer["status"], "ended while it ran" in answer["error"]) == (500, True)
+
+
+def test_an_engine_that_cannot_run_is_told_and_so_is_that_it_runs_again(lab: Lab) -> None:
+    """Each once."""
+    file = hollow_model(lab.folder / "hollow.gguf")
+    agent = lab.agent(model=file)
+    helm = Helm(agent, lab.client(agent))
+    agent.start()
+    assert helm.alert("agent_started")["versions"]["shoal"]
+    broken = helm.alert("engine_state", state="broken")
+    assert (broken["model"], broken["problem"][:7]) == ("smollm2@1", "cannot ")
+    write_tiny_model(file)
+    assert helm.alert("engine_state", state="ready") == {"model": "smollm2@1", "state": "ready", "problem": ""}
+    assert [alert["state"] for alert in helm.alerts("engine_state")] == ["broken", "ready"]
