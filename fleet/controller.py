@@ -1,7 +1,7 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
 start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake
-stop:  HTTPS → schedules → intake → offline → link → broker → database
+stop:  HTTPS → schedules → gateway → intake → offline → link → broker → database
 """
 
 import asyncio
@@ -23,12 +23,18 @@ from fleet.database.store import Database, open_database
 from fleet.enrolment import Enrolment
 from fleet.errors import FleetError, FolderError
 from fleet.folder import Folder
+from fleet.gateway import Gateway
+from fleet.gateway_login import renew_gateway
 from fleet.intake import Intake
 from fleet.inventory import Inventory
+from fleet.operators import Operators
 from fleet.presence import Attendance
+from fleet.readings import Readings
 from fleet.retention import Retention
 from fleet.steering import Steering
+from fleet.web.api import Parts, all_endpoints
 from fleet.web.app import make_app
+from fleet.web.enrolment import make_routes
 from fleet.web.server import make_server
 
 log = structlog.get_logger()
@@ -58,6 +64,8 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
 
 async def _serve(folder: Folder, database: Database) -> None:
     enrolment = Enrolment(folder, database, now_ms)
+    operators = Operators(database, now_ms)
+    gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
     inventory = Inventory(database, now_ms)
     inventory.load()
@@ -75,6 +83,8 @@ async def _serve(folder: Folder, database: Database) -> None:
 
     async def upkeep() -> None:
         try:
+            if await asyncio.to_thread(renew_gateway, folder, database, now_ms()):
+                gateway.use_new_certificate()
             await asyncio.to_thread(enrolment.sync_lists)
             await asyncio.to_thread(enrolment.forget_expired)
         except (FleetError, SQLAlchemyError) as error:
@@ -87,7 +97,11 @@ async def _serve(folder: Folder, database: Database) -> None:
         except (FleetError, SQLAlchemyError) as error:
             log.error("tending failed", error=type(error).__name__)
 
-    server = make_server(folder, make_app(enrolment, folder.authority("root").certificate_pem, health))
+    parts = Parts(
+        folder, database, enrolment, operators, gateway, inventory, steering, Readings(database, now_ms), now_ms
+    )
+    devices = make_routes(enrolment, folder.root_pem)
+    server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, server, "should_exit", True)
@@ -105,6 +119,7 @@ async def _serve(folder: Folder, database: Database) -> None:
         raise FolderError(f"cannot listen on port {port}: it is taken or not allowed; set [https] port") from None
     finally:
         scheduler.shutdown(wait=False)
+        await gateway.end()
         ended.set()
         if not attendance.has_begun:
             listening.cancel()

@@ -26,7 +26,17 @@ class UsageError(FleetError):
 
 
 class NotFoundError(UsageError):
-    """The person at the keyboard: there is no node or group of this name."""
+    """The person at the keyboard: there is no node, group, operator or client of this name."""
+
+
+class ConflictError(FleetError):
+    """The person at the keyboard: what is there already stands against it."""
+
+
+class AccessError(FleetError):
+    """Whoever gives tokens: this one is none, or not any more, or its role may not do that."""
+
+    exit_code = 5
 
 
 class AnswerError(FleetError):
@@ -51,6 +61,12 @@ class EnrolmentError(FleetError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ControllerError(FleetError):
+    """The controller's operator: it cannot be reached, or something in it does not work."""
+
+    exit_code = 4
 
 
 class BrokerError(FleetError):

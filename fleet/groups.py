@@ -19,16 +19,6 @@ from fleet.query import And, Compare, Not, Or, Query, parse
 MOMENTARY = ("state", "last_seen", "active", "phase", "rev")
 
 
-class Group(Struct, frozen=True):
-    """A group as people see it. `rev` and `settings` are those of its policy; None: it has none."""
-
-    name: str
-    query: str
-    rev: int | None = None
-    settings: dict[str, object] | None = None
-    num_nodes: int = 0
-
-
 class Saved(Struct, frozen=True, kw_only=True):
     """A group as it is kept. Of a deleted one (no query) the revision stays, because nodes remember it."""
 

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Struct
 
 from contract.presence import Card, NodeState
-from contract.steering import Desired, Event, Reported
+from contract.steering import Event, Reported
 from contract.telemetry import InferRow, SysRow, fold
+from fleet.api.nodes import Detail, SeenEvent
+from fleet.api.summary import Summary, Unwell
 from fleet.causes import causes
 from fleet.database import heard
 from fleet.database.readings import rows_of
@@ -29,56 +30,6 @@ from fleet.wishes import Wishes
 
 NUM_WORST = 20
 NUM_EVENTS = 20
-
-
-class SeenEvent(Struct, frozen=True):
-    """An event, and when it came."""
-
-    at_ms: int
-    kind: str
-    event: Event
-
-
-class Detail(Struct, frozen=True, kw_only=True):
-    """All that is known of a node. `infer` is the last hour, folded into one row."""
-
-    record: Record
-    card: Card | None = None
-    reported: Reported | None = None
-    reported_ms: int | None = None
-    desired: Desired | None = None
-    gaps: dict[str, int] = {}
-    events: list[SeenEvent] = []
-    sys: SysRow | None = None
-    sys_ms: int | None = None
-    infer: InferRow | None = None
-
-
-class Unwell(Struct, frozen=True):
-    """A node that is not well, with the root as far as it is known."""
-
-    node: str
-    state: str
-    seen_ms: int | None
-    cause: str | None
-    summary: str
-
-
-class Summary(Struct, frozen=True, kw_only=True):
-    """The fleet at one moment. Its data are as old as `heard_ms`, when the last message came."""
-
-    at_ms: int
-    heard_ms: int | None
-    num_nodes: int
-    states: dict[str, int]
-    num_never_came: int
-    never_came: list[str]  # the first of them
-    num_unwell: int
-    worst: list[Unwell]
-    num_gaps: int
-    num_bad_messages: int
-    broker_down_s: float | None
-    is_stored: bool  # whether the database takes what comes
 
 
 class Inventory:
@@ -168,10 +119,15 @@ class Inventory:
         """Names of labels that some node has, for `query.parse`."""
         return {name for node in list(self.nodes.values()) for name in node.traits.labels}
 
+    def reported(self, node: str) -> Reported | None:
+        """What a node has reported last."""
+        found = self.nodes.get(node)
+        return found.reported if found else None
+
     def reported_rev(self, node: str) -> int | None:
         """The revision that a node has reported last."""
-        found = self.nodes.get(node)
-        return found.reported.rev if found and found.reported else None
+        reported = self.reported(node)
+        return reported.rev if reported else None
 
     def detail(self, node: str) -> Detail | None:
         """All that is known of a node; None when there is no such node."""

@@ -12,26 +12,8 @@ from contract.ids import new_request_id
 from contract.status import Status
 from contract.steering import Command
 from contract.topics import NodeCommand, Topic
+from fleet.api.steering import MAX_TIMEOUT_S, CommandOutcome, Op
 from fleet.errors import UsageError
-
-Op = Literal["restart-engine", "selftest", "drain", "undrain", "logs"]
-MAX_TIMEOUT_S = 600.0
-
-
-class CommandOutcome(Struct, frozen=True, kw_only=True):
-    """How a command ended.
-
-    offline: the node is not there, so nothing was sent. late: no answer came in time; the node may have done it, but
-    does not begin with it any more.
-    """
-
-    id: str
-    node: str
-    op: str
-    outcome: Literal["done", "failed", "offline", "late"]
-    status: int | None = None
-    error: str | None = None
-    result: dict[str, Any] | None = None
 
 
 class Answer(Struct, frozen=True):

@@ -1,14 +1,14 @@
 """Telemetry: asking for it. What is older than two days is there by the hour."""
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import Connection
 
 from contract import histogram
 from contract.telemetry import KINDS, InferRow, SysRow
+from fleet.api.readings import Latency, Metric, Reading
 from fleet.database.readings import all_rows, rows_of
 from fleet.database.store import Database
 from fleet.database.tables import hourly, telemetry
@@ -17,27 +17,8 @@ HOUR_MS = 3600 * 1000
 RAW_MS = 48 * HOUR_MS
 HOURLY_MS = 90 * 24 * HOUR_MS
 
-Metric = Literal["first_token_ms", "token_ms"]
 Kind = TypeVar("Kind", SysRow, InferRow)
-
-
 _NAMES: dict[type[SysRow | InferRow], str] = {kind: name for name, kind in KINDS.items()}
-
-
-class Reading(Struct, frozen=True):
-    """A row, and the time that it is about (ms since 1970)."""
-
-    at_ms: int
-    row: SysRow | InferRow
-
-
-class Latency(Struct, frozen=True):
-    """Quantiles within 1 % of exact, in ms, of `num_values` requests."""
-
-    num_values: int
-    p50: float
-    p95: float
-    p99: float
 
 
 class Readings:
@@ -70,7 +51,7 @@ class Readings:
                 if counted := getattr(msgspec.json.decode(text, type=InferRow), metric):
                     yield histogram.decode(counted)
 
-    def rows(self, node: str, kind: type[Kind], since_ms: int, until_ms: int, limit: int) -> list[Reading]:
+    def rows(self, node: str, kind: type[Kind], since_ms: int, until_ms: int, limit: int) -> list[Reading[Kind]]:
         """A node's rows of the last two days, the newest first."""
         with self._database.read() as connection:
             found = rows_of(connection, node, _NAMES[kind], since_ms, until_ms, limit)

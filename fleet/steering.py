@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
 
@@ -26,12 +25,13 @@ from contract.signed import sign_text
 from contract.steering import Desired, Policy
 from contract.topics import GroupPolicy, NodeDesired, Topic
 from fleet import node_commands
+from fleet.api.steering import CommandOutcome, Group, WishChange, Wished
 from fleet.database.identities import write_audits
 from fleet.database.store import Database
 from fleet.errors import FolderError, NotFoundError, UsageError
-from fleet.groups import Group, Groups, Saved, check_steers, policy_of
+from fleet.groups import Groups, Saved, check_steers, policy_of
 from fleet.inventory import Inventory
-from fleet.node_commands import CommandOutcome, NodeCommands
+from fleet.node_commands import NodeCommands
 from fleet.query import parse, text_of
 from fleet.wishes import Wishes
 
@@ -42,22 +42,6 @@ LIFE_MS = 30 * DAY_MS  # a node that was away for longer gets one that holds aga
 RENEWED_AT_ONCE = 500  # of a fleet that was wished something on one day, not all come due in one hour
 TEXT_BYTES = MAX_DOCUMENT_BYTES // 2  # in its envelope it is escaped
 CONTROLLER = "controller"  # who does in the audit what nobody asked for
-
-
-class WishChange(Struct, frozen=True, kw_only=True):
-    """What becomes different. UNSET stays as it is; None goes back to the node's own configuration."""
-
-    settings: dict[str, Any] = {}
-    model: str | msgspec.UnsetType | None = msgspec.UNSET
-    adapters: list[str] | msgspec.UnsetType = msgspec.UNSET
-
-
-class Wished(Struct, frozen=True):
-    """The revision that says what a node is to be; `is_new` when it had to be made."""
-
-    node: str
-    rev: int
-    is_new: bool
 
 
 class Steering:

@@ -15,7 +15,7 @@ metadata = MetaData(
 )
 
 # Nodes and clients share one name space, so one table. `key_sha256` is the digest of the public key that the
-# identity enrolled with, null until then.
+# identity enrolled with, null until then; `api_key_sha256` that of a client's key for HTTP.
 identities = Table(
     "identities",
     metadata,
@@ -26,6 +26,28 @@ identities = Table(
     Column("revoked_ms", BigInteger),
     Column("requests_per_minute", Integer),
     Column("tokens_per_day", BigInteger),
+    Column("api_key_sha256", String(64)),
+)
+
+# Tokens of language that a client had through the gateway, by days since 1970.
+spent = Table(
+    "spent",
+    metadata,
+    Column("identity", String(63), ForeignKey("identities.id"), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("tokens", BigInteger, nullable=False),
+)
+
+# Who may use the HTTP API. A name has one token; only its digest is stored.
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),
+    Column("revoked_ms", BigInteger),
 )
 
 # Only digests: who reads the database learns no token.

@@ -13,12 +13,13 @@ import pytest
 from sqlalchemy import event
 
 from contract import topics
+from fleet.api.steering import WishChange
 from fleet.beginning import begin
 from fleet.database.store import Database
 from fleet.enrolment import Enrolment
 from fleet.errors import EnrolmentError
 from fleet.folder import Folder
-from fleet.steering import LIFE_MS, WishChange
+from fleet.steering import LIFE_MS
 from tests.fakes.controller import settings
 from tests.fakes.headquarters import START_MS, Headquarters
 from tests.fakes.signing_requests import request

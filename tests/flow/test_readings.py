@@ -13,9 +13,10 @@ from contract.steering import Event
 from contract.telemetry import InferRow, SysRow
 from contract.topics import NodeEvent
 from fleet import retention
+from fleet.api.readings import Reading
 from fleet.database.readings import add_rows
 from fleet.database.tables import events, hourly, telemetry
-from fleet.readings import HOUR_MS, HOURLY_MS, RAW_MS, Reading, Readings
+from fleet.readings import HOUR_MS, HOURLY_MS, RAW_MS, Readings
 from fleet.retention import Retention, encode, fold_sys
 from tests.fakes.headquarters import BUSY, FIT, START_MS, Headquarters
 
