@@ -90,13 +90,6 @@ async def _serve(folder: Folder, database: Database) -> None:
         except (FleetError, SQLAlchemyError) as error:
             log.error("upkeep failed", error=type(error).__name__)
 
-    async def tend() -> None:
-        try:
-            await asyncio.to_thread(steering.renew)
-            await asyncio.to_thread(retention.tidy)
-        except (FleetError, SQLAlchemyError) as error:
-            log.error("tending failed", error=type(error).__name__)
-
     parts = Parts(
         folder, database, enrolment, operators, gateway, inventory, steering, Readings(database, now_ms), now_ms
     )
@@ -108,7 +101,7 @@ async def _serve(folder: Folder, database: Database) -> None:
     await upkeep()
     scheduler = AsyncIOScheduler()
     scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
-    scheduler.add_job(tend, "interval", seconds=TEND_S)
+    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
     scheduler.start()
     listening = asyncio.create_task(listen(), name="link")
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
@@ -126,6 +119,14 @@ async def _serve(folder: Folder, database: Database) -> None:
         await asyncio.gather(listening, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
+
+
+async def _tend(steering: Steering, retention: Retention) -> None:
+    try:
+        await asyncio.to_thread(steering.renew)
+        await asyncio.to_thread(retention.tidy)
+    except (FleetError, SQLAlchemyError) as error:
+        log.error("tending failed", error=type(error).__name__)
 
 
 def now_ms() -> int:
