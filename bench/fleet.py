@@ -53,7 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
     num_commands: int = 10
 
 
-QUICK = Plan(num_nodes=1000, keepalive_s=16, telemetry_s=8.0, window_s=8.0, num_deaths=20)
+QUICK = Plan(num_nodes=1000, keepalive_s=16, telemetry_s=8.0, window_s=5.0, num_deaths=20, num_commands=RUNS)
 
 
 def run(report: Report, *, quick: bool) -> None:
