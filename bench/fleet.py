@@ -1,7 +1,7 @@
 """The controller with 10,000 nodes: its memory, its processor time, gaps, answers, deaths, and a broker that restarts.
 
-Real: `fleet init` with its mosquitto configuration, changed as docs/fleet.md says for a large fleet (it saves every 10 s
-and not at each change), a mosquitto process, `fleet serve` as a process of its own, SQLite.
+Real: `fleet init` with its mosquitto configuration, changed as docs/fleet.md says for a large fleet (it saves every
+10 s and not at each change), a mosquitto process, `fleet serve` as a process of its own, SQLite.
 Simulated: the nodes (bench/crowd.py says what of them is not as in a node). They come in through a listener that is
 added to the configuration: plain TCP on loopback and without an access list, because 10,000 TLS handshakes would
 measure elliptic curves on the two cores that the load shares with broker and controller. The controller itself
