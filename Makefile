@@ -23,6 +23,7 @@ setup: ## make .venv and install everything (compiles llama.cpp once, some minut
 	@$(PYTHON) bootstrap.py setup
 
 demo: setup ## a small fleet here, asked over MQTT (KEEP=1 leaves it running)
+	@$(PYTHON) bootstrap.py broker
 	@$(PYTHON) bootstrap.py model
 	@$(BIN)/fleet demo --model-dir $(MODEL_DIR) $(if $(KEEP),--keep)
 
