@@ -80,6 +80,8 @@ class ScriptedNode:
     def __exit__(self, *_error: object) -> None:
         self._ended.set()
         self._thread.join(20)
+        if self.link.connected:
+            self.say(topics.NodeStatus(self.name), NodeState("offline", 1, 1))
         self.link.close()
 
     def _is_known(self, api: httpx.Client) -> bool:

@@ -15,11 +15,11 @@ from contract import topics
 from contract.enrolment import DAY_MS
 from contract.signed import Accepted, Time, Trust, key_id, verify
 from contract.steering import Command, Desired, Policy
+from fleet.api.steering import CommandOutcome, WishChange
 from fleet.database import identities
 from fleet.database.tables import audit
 from fleet.errors import FolderError, NotFoundError, UsageError
-from fleet.node_commands import CommandOutcome
-from fleet.steering import LIFE_MS, WishChange
+from fleet.steering import LIFE_MS
 from tests.fakes.headquarters import KEY, START_MS, Headquarters
 
 PUBLIC = KEY.public_key().public_bytes_raw()

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from contract.enrolment import DAY_MS
 from contract.presence import NodeState
 from contract.topics import NodeStatus
+from fleet.api.steering import WishChange
 from fleet.causes import RULES
 from fleet.database import identities as rows
-from fleet.steering import WishChange
 from tests.fakes.headquarters import BUSY, FIT, START_MS, Headquarters
 
 HOUR_MS = 3600 * 1000
