@@ -10,10 +10,11 @@ import httpx
 import msgspec
 
 from contract import topics
-from contract.presence import Card, Hardware, NodeState, Speed
+from contract.presence import Card, Hardware, ModelInfo, NodeState, Speed
 from contract.steering import Event, Reported
 from contract.topics import Topic
 from fleet.broker_url import BrokerUrl
+from fleet.controller import now_ms
 from fleet.link import Incoming, Presence, open_link
 from tests.fakes.controller import HOST, ControllerProcess
 from tests.fakes.waiting import until
@@ -46,7 +47,8 @@ class ScriptedNode:
         self.cancels: queue.Queue[dict[str, Any]] = queue.Queue()
         hardware, speed = Hardware("aarch64", "test", 4, 4096, "linux"), Speed(100.0, 20.0)
         self.card = Card(
-            node=name, pools=list(pools), versions={"shoal": "0.1.0"}, hardware=hardware, speed=speed, ts=1, **card,
+            node=name, pools=list(pools), versions={"shoal": "0.1.0"}, hardware=hardware, speed=speed,
+            ts=now_ms(), models=[ModelInfo("m", "1", "0" * 64, 1, "llama", 512, 1)], **card,
         )  # fmt: skip
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -61,7 +63,7 @@ class ScriptedNode:
 
         def presence() -> Presence:
             status = topics.NodeStatus(self.name).path(self.fleet)
-            here, lost = (msgspec.json.encode(NodeState(s, 1, 1)) for s in ("online", "lost"))
+            here, lost = (msgspec.json.encode(NodeState(s, 1, now_ms())) for s in ("online", "lost"))
             return Presence(status, here, lost)
 
         self.link = open_link(BrokerUrl(HOST, folder.port("node"), tls=True), tls, new_presence=presence)
@@ -81,7 +83,7 @@ class ScriptedNode:
         self._ended.set()
         self._thread.join(20)
         if self.link.connected:
-            self.say(topics.NodeStatus(self.name), NodeState("offline", 1, 1))
+            self.say(topics.NodeStatus(self.name), NodeState("offline", 1, now_ms()))
         self.link.close()
 
     def _is_known(self, api: httpx.Client) -> bool:
@@ -129,4 +131,4 @@ class ScriptedNode:
                 self.cancels.put(said)
             case topics.NodeCommand():
                 data = {"id": said["id"], "status": 200, "result": said["args"]}
-                self.say(topics.NodeEvent(self.name, "cmd"), Event(said["id"], 1, said["op"], data))
+                self.say(topics.NodeEvent(self.name, "cmd"), Event(said["id"], now_ms(), said["op"], data))
