@@ -45,7 +45,9 @@ class Desired(Struct, frozen=True, kw_only=True):
         list[Id], Meta(max_length=MAX_GROUPS, description="Whose policies hold for the node; the controller decides.")
     ] = []
     model: str | None = None
-    adapters: list[str] = []
+    adapters: Annotated[
+        list[str], Meta(description="`name@version`; the first answers requests that leave `adapter` out.")
+    ] = []
     settings: dict[str, Any] = {}
 
 

@@ -42,6 +42,7 @@ class Enrolment:
         self._database = database
         self._now_ms = now_ms
         self._authorities = {role: folder.authority(role) for role in ROLES}
+        self._signing_keys = [key.public_key().public_bytes_raw().hex() for key in folder.signing_keys()]
 
     def create_token(self, role: Role, name: str, ttl_ms: int, *, quotas: Quotas | None = None, actor: str) -> str:
         """A token with which a device or client can enrol as `name` once.
@@ -180,6 +181,7 @@ class Enrolment:
             broker_port=self._folder.port(identity.role),
             issued_ms=now_ms,
             expires_ms=now_ms + CERTIFICATE_LIFE_MS,
+            signing_keys=self._signing_keys if identity.role == "node" else [],
         )
 
 

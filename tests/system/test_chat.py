@@ -65,11 +65,14 @@ def test_a_real_model_answers_openais_client(controller: ControllerProcess, mode
             assert text == whole.choices[0].message.content
             assert pieces[-1].usage is not None
             assert pieces[-1].usage.completion_tokens == whole.usage.completion_tokens
-            schema = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
-            form: Any = {"type": "json_schema", "json_schema": {"name": "light", "schema": schema}}
+            schema: dict[str, object] = {
+                "type": "object",
+                "properties": {"on": {"type": "boolean"}},
+                "required": ["on"],
+            }
             fitted = client.chat.completions.create(
                 model="node:real", messages=HELLO, max_tokens=32,
-                response_format=form,
+                response_format={"type": "json_schema", "json_schema": {"name": "light", "schema": schema}},
             )  # fmt: skip
             assert isinstance(json.loads(fitted.choices[0].message.content or "")["on"], bool)
             with pytest.raises(openai.NotFoundError) as missing:
