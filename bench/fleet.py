@@ -50,12 +50,12 @@ class Plan(msgspec.Struct, frozen=True):
     keepalive_s: int = 60
     telemetry_s: float = 30.0
     per_s: int = 500
-    window_s: float = 120.0
+    window_s: float = 60.0
     num_deaths: int = 50
     status_runs: int = 20
 
 
-QUICK = Plan(num_nodes=1000, keepalive_s=8, telemetry_s=3.0, window_s=9.0, num_deaths=20)
+QUICK = Plan(num_nodes=1000, keepalive_s=16, telemetry_s=8.0, window_s=8.0, num_deaths=20)
 
 
 def run(report: Report, *, quick: bool) -> None:
@@ -72,9 +72,10 @@ def run(report: Report, *, quick: bool) -> None:
 
 def _measure(scene: "Scene", plan: Plan, report: Report) -> None:
     nodes = f"{plan.num_nodes} nodes, telemetry every {plan.telemetry_s:g} s"
-    cpu, pss = scene.watch(plan.window_s)
+    cpu, pss, broker = scene.watch(plan.window_s)
     report.add("controller_cpu_percent", f"controller's processor time, of one core; {nodes}", "%", cpu, 50)
     report.add("controller_mib", f"controller's memory (PSS); {nodes}", "MiB", pss, 250)
+    report.add("broker_cpu_percent", f"mosquitto's processor time, of one core; {nodes}", "%", broker)
     status, query = scene.answer_times(plan.status_runs)
     report.add(
         "status_ms", f"summary of the fleet, by Inventory in a process; {plan.num_nodes} nodes", "ms", status, 300
@@ -92,6 +93,8 @@ def _measure(scene: "Scene", plan: Plan, report: Report) -> None:
     )
     gaps = "batches sent that the controller has not, of all that was sent up to here"
     report.add("telemetry_gaps", gaps, "", [scene.gaps()], 0)
+    late = "how late the load program was at worst up to here: seconds here mean that the machine did not keep up"
+    report.add("load_late_s", late, "s", [scene.tell(do="talk")["late_s"]])
     back, attempts = scene.restart_broker()
     report.add("reconnect_all_s", f"broker restarted to all present again; {plan.num_nodes} nodes", "s", [back], 60)
     report.add("reconnect_attempts", "attempts to connect for each node, in the agent's jitter", "", [attempts])
@@ -143,17 +146,19 @@ class Scene:
         lines.flush()
         return dict(json.loads(answers.readline()))
 
-    def watch(self, window_s: float) -> tuple[list[float], list[float]]:
-        """The controller's processor time (% of a core) and memory (MiB) in parts of a while."""
-        process = psutil.Process(self._controller.pid)
-        cpu, pss = [], []
+    def watch(self, window_s: float) -> tuple[list[float], list[float], list[float]]:
+        """In parts of a while: the controller's processor time (% of a core) and memory (MiB), the broker's time."""
+        controller, broker = psutil.Process(self._controller.pid), psutil.Process(self._running_broker.pid)
+        cpu, pss, of_broker = [], [], []
         for _ in range(RUNS):
-            before = process.cpu_times()
+            before = [sum(process.cpu_times()[:2]) for process in (controller, broker)]
             time.sleep(window_s / RUNS)
-            after = process.cpu_times()
-            cpu.append(100 * (after.user + after.system - before.user - before.system) / (window_s / RUNS))
-            pss.append(process.memory_full_info().pss / 2**20)
-        return cpu, pss
+            after = [sum(process.cpu_times()[:2]) for process in (controller, broker)]
+            used = [100 * (end - start) / (window_s / RUNS) for start, end in zip(before, after, strict=True)]
+            cpu.append(used[0])
+            of_broker.append(used[1])
+            pss.append(controller.memory_full_info().pss / 2**20)
+        return cpu, pss, of_broker
 
     def answer_times(self, count: int) -> tuple[list[float], list[float]]:
         """Times of a summary and a query, in ms, by an inventory with the same content as the controller's."""
@@ -181,9 +186,9 @@ class Scene:
 
     def restart_broker(self) -> tuple[float, float]:
         """Seconds until every node that was there is present again, and attempts for each."""
-        before, broker = self.tell(do="talk")["attempts"], cast("subprocess.Popen[bytes]", self._broker)
-        broker.send_signal(signal.SIGTERM)
-        broker.wait(PATIENCE_S)
+        before = self.tell(do="talk")["attempts"]
+        self._running_broker.send_signal(signal.SIGTERM)
+        self._running_broker.wait(PATIENCE_S)
         stopped_ms, started = now_ms(), time.monotonic()
         self._start_broker()
         here = self._plan.num_nodes - len(self._gone)
@@ -211,6 +216,10 @@ class Scene:
         log = self._config.with_name("mosquitto.log").open("ab")
         command = [find_mosquitto(), "-c", str(self._config)]
         self._broker = subprocess.Popen(command, stdout=log, stderr=log)
+
+    @property
+    def _running_broker(self) -> "subprocess.Popen[bytes]":
+        return cast("subprocess.Popen[bytes]", self._broker)
 
     def _num_online(self, since_ms: int) -> int:
         return sum(status.s == "online" and status.sess >= since_ms for status in self._statuses().values())
