@@ -51,6 +51,7 @@ class ScriptedNode:
             ts=now_ms(), models=[ModelInfo("m", "1", "0" * 64, 1, "llama", 512, 1)], **card,
         )  # fmt: skip
         self._ended = threading.Event()
+        self._is_gone = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
@@ -82,7 +83,7 @@ class ScriptedNode:
     def __exit__(self, *_error: object) -> None:
         self._ended.set()
         self._thread.join(20)
-        if self.link.connected:
+        if not self._is_gone:
             self.say(topics.NodeStatus(self.name), NodeState("offline", 1, now_ms()))
         self.link.close()
 
@@ -94,6 +95,12 @@ class ScriptedNode:
     def say(self, topic: Topic, message: Any) -> None:
         """Publishes something as this node."""
         self.link.publish(topic.path(self.fleet), msgspec.json.encode(message), retain=topic.RETAINED)
+
+    def vanish(self) -> None:
+        """Loses its connection, without a goodbye."""
+        self._is_gone = True
+        self.link._client._sock_close()
+        self.link._client.loop_stop()
 
     def report(self, rev: int, phase: str = "confirmed", **fields: Any) -> None:
         """Reports where it is."""

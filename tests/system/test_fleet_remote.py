@@ -122,8 +122,7 @@ def test_the_state_of_the_fleet_ends_with_3_when_something_is_wrong(controller: 
         assert verdict.startswith("well: 1 node, 1 online")
         assert re.match(r"data \d+ s old", heard)
         assert controller.fleet("why", "stated").stdout.startswith("stated is well, as far as is known")
-        node.link._client._sock_close()  # no goodbye
-        node.link._client.loop_stop()
+        node.vanish()
         until(lambda: controller.fleet("status").returncode == 3, "unwell fleet")
     lost = controller.fleet("status")
     assert lost.stdout.startswith("not well: 1 of 1 node; 1 lost")

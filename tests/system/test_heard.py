@@ -15,12 +15,14 @@ from contract.presence import NodeState
 from contract.signed import Accepted, Time, Trust, key_id, verify
 from contract.steering import Desired, Event, Reported
 from contract.telemetry import pack_sys
+from fleet.api.nodes import Detail
+from fleet.api.steering import WishChange
 from fleet.broker_url import BrokerUrl
 from fleet.controller import now_ms
 from fleet.database.store import open_database
-from fleet.inventory import Detail, Inventory
+from fleet.inventory import Inventory
 from fleet.link import Link, open_link
-from fleet.steering import Steering, WishChange
+from fleet.steering import Steering
 from tests.fakes.controller import HOST, ControllerProcess
 from tests.fakes.headquarters import FIT, card
 from tests.fakes.waiting import until
