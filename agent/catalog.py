@@ -410,6 +410,7 @@ class Catalog:
     def _lack_room(self, local: LocalModel, problem: str) -> None:
         if not local.problem:
             log.error("no room for the default model", why=problem)
+            local.tell_broken(problem)
             local.problem = problem
             self._on_change()
         local.problem = problem
