@@ -4,7 +4,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -15,11 +15,13 @@ from contract.ids import is_id, new_request_id
 from contract.status import Status
 from contract.topics import NodeRequest, PoolRequest
 from fleet.errors import AnswerError, UsageError
-from fleet.exchange import Answer, Exchange, Notice, failure_sentence
 from fleet.options import Options
 from fleet.question import check_id, check_request, prompt_fields, read_prompt, read_schema
 from fleet.terminal import complain, warn, write
 from fleet.transcript import Transcript
+
+if TYPE_CHECKING:
+    from fleet.exchange import Answer, Notice
 
 DEFAULT_CLIENT = "fleet-cli"
 INTERRUPTED = 130
@@ -56,6 +58,8 @@ def ask(
     priority: Annotated[int | None, typer.Option(help="0 to 9; 4 is usual, 9 goes first.")] = None,
 ) -> None:
     """Ask a node something."""
+    from fleet.exchange import Exchange, failure_sentence
+
     options: Options = ctx.obj
     sender = check_id("--client", client or _default_client(options))
     if not 0.001 <= ttl <= limits.MAX_TTL_MS / 1000:
@@ -90,8 +94,10 @@ def ask(
         raise AnswerError(failure_sentence(final))
 
 
-def show(messages: Iterable[Answer | Notice], *, stream: bool, json: bool) -> Final:
+def show(messages: "Iterable[Answer | Notice]", *, stream: bool, json: bool) -> Final:
     """Prints what comes back and returns the final."""
+    from fleet.exchange import Notice
+
     transcript = Transcript()
     for message in messages:
         if isinstance(message, Notice):

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fleet.demo import scene
-from fleet.demo.trial import FOLDER
 from fleet.terminal import console, write
 
 INTERRUPTED = 130
@@ -29,6 +27,9 @@ def demo(
     stop: Annotated[bool, typer.Option("--stop", help="Stop what --keep left running.")] = False,
 ) -> None:
     """Start a broker and an agent here, and ask a real model over MQTT, with and without an adapter."""
+    from fleet.demo import scene
+    from fleet.demo.trial import FOLDER
+
     folder = FOLDER.absolute()
     out = console(sys.stdout)
     if stop:

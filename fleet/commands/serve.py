@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from fleet.folder import DEFAULT_PATH, ENV_PATH, open_folder
-from fleet.logs import setup_logs
 
 
 def serve(
@@ -20,6 +19,7 @@ def serve(
 ) -> None:
     """Run the controller in the foreground, until SIGTERM."""
     from fleet import controller
+    from fleet.logs import setup_logs
 
     made = open_folder(folder)
     setup_logs()

@@ -1,7 +1,6 @@
 """`fleet version`."""
 
 import platform
-from importlib.metadata import version as installed
 from typing import Annotated
 
 import msgspec
@@ -14,6 +13,8 @@ from fleet.terminal import write
 
 def version(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show the versions of Shoal, the wire contract, Python and paho-mqtt."""
+    from importlib.metadata import version as installed
+
     versions = {
         "shoal": __version__,
         "contract": VERSION,

@@ -1,326 +1,289 @@
-"""The agent's steering part over a link that drops, repeats, reorders, delays and goes dead, and killed at every write.
-
-Documents, steering and rules are the real ones; link, clock, store and machine are played, in virtual time.
-"""
+"""What the controller wishes of nodes and groups, on each database."""
 
 import asyncio
-from collections.abc import Callable
-from random import Random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
-from agent.desired import Activate, Change, Present, Running, Step
-from agent.documents import Documents
-from agent.errors import AgentError
-from agent.steering import POLICY_WAIT_S, Steering
-from contract.deadlines import CLOCK_FLOOR_MS
-from contract.signed import Time, Trust, key_id, sign
-from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S, Desired, Policy, Reported
-from tests.fakes.memory_facts import Killed, MemoryFacts
-from tests.fakes.virtual_time import play
+from contract import topics
+from contract.enrolment import DAY_MS
+from contract.signed import Accepted, Time, Trust, key_id, verify
+from contract.steering import Command, Desired, Policy
+from fleet.api.steering import CommandOutcome, WishChange
+from fleet.database import identities
+from fleet.database.tables import audit
+from fleet.errors import FolderError, NotFoundError, UsageError
+from fleet.steering import LIFE_MS
+from tests.fakes.headquarters import KEY, START_MS, Headquarters
 
-KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 PUBLIC = KEY.public_key().public_bytes_raw()
-CONFIGURED: dict[str, Any] = {"limits.queue": 64, "limits.client_queue": 64}
-HEAL_S = 10.0 * HEARTBEAT_S
-GROUPS = ["east", "west"]
+TRUST = Trust({key_id(PUBLIC): PUBLIC})
 
 
-class Machine:
-    """What a daemon does: settings and a model, lost at its end. Steps take time, and fail as often as is said."""
-
-    def __init__(self, facts: MemoryFacts, random: Random, say: Callable[[Reported], None]) -> None:
-        self.random = random
-        self.num_failing = 0
-        self.refused: list[str] = []
-        self.changed: list[dict[str, Any]] = []
-        self.groups: list[str] = []
-        loop = asyncio.get_running_loop()
-
-        def now_ms() -> int:
-            return round(loop.time() * 1000)
-
-        async def learn_signed(issued_ms: int) -> None:
-            await facts.put("clock_ms", str(issued_ms))
-
-        self.documents = Documents(
-            "n1",
-            facts,
-            trust=lambda: Trust({key_id(PUBLIC): PUBLIC}),
-            time=lambda: Time(CLOCK_FLOOR_MS + now_ms()),
-            learn_signed=learn_signed,
-            on_refused=lambda data: self.refused.append(data["event"]),
-        )
-        self.steering = Steering(
-            self.documents,
-            facts,
-            present=lambda: Present(
-                models={"m@1": "aa", "m@2": "bb"}, adapters={}, configured_model="m@1", configured_settings=CONFIGURED
-            ),
-            running=lambda: self.running,
-            apply=self.apply,
-            on_good=lambda _: None,
-            say=say,
-            on_groups=lambda groups: setattr(self, "groups", groups),
-            on_settings=self.changed.append,
-            now_ms=now_ms,
-        )
-        good = self.steering.last_good
-        self.running = Running(model=good.model or "m@1", adapters=[], settings=CONFIGURED | good.settings)
-        self.groups = self.documents.groups
-        self.task = asyncio.create_task(self.steering.run())
-
-    async def apply(self, step: Step) -> None:
-        """Does a step."""
-        await asyncio.sleep(self.random.uniform(0, 3))
-        if self.num_failing:
-            self.num_failing -= 1
-            raise AgentError("cannot do it")
-        match step:
-            case Change(name=name, value=value):
-                settings = self.running.settings | {name: value}
-                self.running = Running(model=self.running.model, adapters=[], settings=settings)
-            case Activate(model=model):
-                self.running = Running(model=model, adapters=[], settings=self.running.settings)
-
-    async def stop(self) -> None:
-        """Its end, whatever it was doing."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+@pytest.fixture
+def headquarters(database_url: str) -> Iterator[Headquarters]:
+    """A controller that knows two nodes."""
+    made = Headquarters(database_url)
+    made.join("n1", site="store-7")
+    made.join("n2", site="store-8")
+    yield made
+    made.close()
 
 
-class Controller:
-    """Publishes wishes and policies, and again to a node that has not heard of them."""
-
-    def __init__(self, send: Callable[[bytes, str | None], None]) -> None:
-        self.send = send
-        self.desired: Desired | None = None
-        self.policies: dict[str, Policy] = {}
-        self.heard: Reported | None = None
-
-    def wish(self, **fields: Any) -> None:
-        """The next revision."""
-        rev = self.desired.rev + 1 if self.desired else 1
-        self.desired = Desired(node="n1", rev=rev, issued=CLOCK_FLOOR_MS, exp=2 * CLOCK_FLOOR_MS, **fields)
-        self.publish(None)
-
-    def set_policy(self, group: str, **settings: Any) -> None:
-        """The next revision of a group's policy."""
-        rev = self.policies[group].rev + 1 if group in self.policies else 1
-        self.policies[group] = Policy(
-            group=group, rev=rev, issued=CLOCK_FLOOR_MS, exp=2 * CLOCK_FLOOR_MS, settings=settings
-        )
-        self.publish(group)
-
-    def publish(self, group: str | None) -> None:
-        """Sends a document (again)."""
-        document = self.desired if group is None else self.policies.get(group)
-        if document is not None:
-            self.send(sign(document, [KEY]), group)
-
-    def hear(self, report: Reported) -> None:
-        """The node says where it is."""
-        self.heard = report
-        if self.desired is None:
-            return
-        if report.rev < self.desired.rev:
-            self.publish(None)
-        for group in self.desired.groups:
-            if report.policies.get(group, 0) < self.policies[group].rev:
-                self.publish(group)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the node must have in the end."""
-        assert self.desired is not None
-        merged = dict(CONFIGURED)
-        for group in sorted(self.desired.groups):
-            merged |= self.policies[group].settings
-        return merged | self.desired.settings
+def wish(headquarters: Headquarters, *nodes: str, **change: Any) -> list[int]:
+    """Revisions after a wish."""
+    wished = headquarters.steering.wish(list(nodes or ("n1",)), WishChange(**change), "ann")
+    return [one.rev for one in wished]
 
 
-class Link:
-    """Loses a third, repeats a fifth, delays by up to half a minute, is dead in one direction now and then."""
-
-    def __init__(self, random: Random) -> None:
-        self.random = random
-
-    def carry(self, direction: int, arrive: Callable[[], None]) -> None:
-        """A message sets out."""
-        loop = asyncio.get_running_loop()
-        if loop.time() >= HEAL_S:
-            loop.call_later(self.random.uniform(0, 0.5), arrive)
-            return
-        is_dead = (int(loop.time()) // 45 + direction) % 4 == 0
-        for _ in range(0 if is_dead or self.random.random() < 0.33 else self.random.choice([1, 1, 1, 1, 2])):
-            loop.call_later(self.random.uniform(0, 30), arrive)
+def revs(headquarters: Headquarters, node: str = "n1") -> list[int]:
+    """Of the documents that were published."""
+    return [document.rev for document in headquarters.documents(node)]
 
 
-async def run(seed: int) -> tuple[Controller, Machine]:
-    """Ten heartbeats of trouble, with kills, then two of a link that is well."""
-    random, facts = Random(seed), MemoryFacts()
-    link, loop = Link(random), asyncio.get_running_loop()
-    work: set[asyncio.Task[None]] = set()
-
-    def deliver(data: bytes, group: str | None) -> None:
-        def arrive() -> None:
-            if group is None or group in machine.groups:  # the broker sends what is subscribed to
-                work.add(loop.create_task(machine.steering.take(data, group)))
-
-        link.carry(0, arrive)
-
-    controller = Controller(deliver)
-
-    def say(report: Reported) -> None:
-        link.carry(1, lambda: controller.hear(report))
-
-    for group in GROUPS:
-        controller.set_policy(group, **{"limits.queue": random.randint(1, 9)})
-    machine = Machine(facts, random, say)
-    happenings: list[tuple[float, str]] = [
-        *((random.uniform(0, random.choice([60, HEAL_S])), "wish") for _ in range(random.randint(2, 5))),
-        *((random.uniform(0, HEAL_S), "policy") for _ in range(random.randint(0, 3))),
-        *((random.uniform(0, HEAL_S), "fail") for _ in range(random.randint(0, 2))),
-        *((random.uniform(0, HEAL_S), "kill") for _ in range(random.randint(0, 3))),
-    ]
-    beat, end_s = 0.0, HEAL_S + 2 * HEARTBEAT_S * (1 + HEARTBEAT_JITTER)
-    while beat < end_s:
-        happenings.append((beat, "heartbeat"))
-        beat += HEARTBEAT_S * random.uniform(1 - HEARTBEAT_JITTER, 1 + HEARTBEAT_JITTER)
-    for at_s, what in sorted(happenings):
-        await asyncio.sleep(max(0.0, at_s - loop.time()))
-        match what:
-            case "wish":
-                groups = random.sample(GROUPS, random.randint(0, 2))
-                settings = {"limits.client_queue": random.randint(1, 9)} if random.random() < 0.7 else {}
-                controller.wish(groups=groups, model=random.choice([None, "m@1", "m@2"]), settings=settings)
-            case "policy":
-                controller.set_policy(random.choice(GROUPS), **{"limits.queue": random.randint(1, 9)})
-            case "fail":
-                machine.num_failing = 1
-            case "kill":
-                await machine.stop()
-                machine = Machine(facts, random, say)
-            case "heartbeat":
-                machine.steering.report()
-    await asyncio.sleep(max(0.0, end_s - loop.time()))
-    await machine.stop()
-    return controller, machine
+def test_a_wish_is_a_signed_document_that_the_node_takes(headquarters: Headquarters) -> None:
+    """Bound to node, revision and time; the audit says who wished for what."""
+    assert wish(headquarters, settings={"log.level": "debug"}, model="smol@1", adapters=["tone@1"]) == [1]
+    topic, payload = headquarters.posts[-1]
+    assert topic == topics.NodeDesired("n1")
+    taken = verify(payload, Desired, "n1", None, TRUST, Time(headquarters.now_ms))
+    assert isinstance(taken, Accepted)
+    assert taken.document == Desired(
+        node="n1", rev=1, issued=START_MS, exp=START_MS + LIFE_MS, model="smol@1", adapters=["tone@1"],
+        settings={"log.level": "debug"},
+    )  # fmt: skip
+    with headquarters.database.read() as connection:
+        lines = connection.execute(select(audit.c.actor, audit.c.action, audit.c.subject, audit.c.detail)).all()
+    assert [tuple(line)[:3] for line in lines] == [("ann", "wish", "n1")]
+    assert "debug" in lines[0].detail
 
 
-@pytest.mark.parametrize("first", range(0, 1000, 100))
-def test_reported_equals_desired_two_heartbeats_after_the_link_is_well(first: int) -> None:
-    """Or the report says that the node could not; it is over in any case, and what it says is what it is."""
-    for seed in range(first, first + 100):
-        controller, machine = play(run(seed))
-        assert controller.desired is not None
-        heard = controller.heard
-        assert heard is not None
-        assert (heard.active, heard.settings) == (machine.running.model, machine.running.settings), seed
-        assert heard.rev == controller.desired.rev, seed
-        assert heard.within_ms is None, seed
-        if heard.phase == "confirmed":
-            assert heard.settings == controller.settings, seed
-            assert heard.active == (controller.desired.model or "m@1"), seed
-            assert heard.policies == {g: controller.policies[g].rev for g in controller.desired.groups}, seed
-        else:
-            assert heard.phase in ("rolled_back", "failed"), seed
-            assert heard.error, seed
-        assert "document_forged" not in machine.refused, seed
+def test_only_another_content_is_another_revision(headquarters: Headquarters) -> None:
+    """What is wished again is there already; a part that is not named stays; None goes back to the node's own."""
+    assert wish(headquarters, settings={"log.level": "debug"}) == [1]
+    assert wish(headquarters, settings={"log.level": "debug"}) == [1]
+    assert wish(headquarters, model="smol@1") == [2]
+    assert wish(headquarters, "n1", "n2", settings={"log.level": None}) == [3, 0]
+    assert revs(headquarters) == [1, 2, 3]
+    assert headquarters.documents("n1")[-1].model == "smol@1"
+    assert headquarters.documents("n1")[-1].settings == {}
 
 
-def test_the_trouble_is_real() -> None:
-    """Most runs end well, some wishes fail and are undone, and old documents come late."""
-    ends = [play(run(seed)) for seed in range(60)]
-    phases = [controller.heard.phase for controller, _ in ends if controller.heard]
-    assert 40 <= phases.count("confirmed") < 60
-    assert "rolled_back" in phases
-    assert any("document_outdated" in machine.refused for _, machine in ends)
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"settings": {"log.levle": "debug"}}, "did you mean"),
+        ({"settings": {"limits.queue": 0}}, "cannot set limits.queue"),
+        ({"adapters": ["x" * 100] * 1000}, "cannot wish for 1000 adapters"),
+    ],
+)
+def test_what_no_node_can_be_is_refused(headquarters: Headquarters, change: dict[str, Any], why: str) -> None:
+    """Before anything is stored or sent."""
+    with pytest.raises(UsageError, match=why):
+        wish(headquarters, **change)
+    with pytest.raises(NotFoundError, match="cannot find node 'n7'"):
+        wish(headquarters, "n1", "n7", settings={"log.level": "debug"})
+    assert headquarters.posts == []
 
 
-@pytest.mark.parametrize("kill_after", [False, True], ids=["before a write", "after a write"])
-def test_killed_at_every_write_it_converges_after_the_next_start(kill_after: bool) -> None:
-    """No write is the one too many: the next start goes on, and no revision ever goes down."""
-
-    async def follow(facts: MemoryFacts) -> None:
-        machine = Machine(facts, Random(1), lambda _: None)
-        controller = Controller(lambda data, group: documents.append((data, group)))
-        documents: list[tuple[bytes, str | None]] = []
-        controller.wish(groups=["east"], model="m@2", settings={"limits.client_queue": 3})
-        controller.set_policy("east", **{"limits.queue": 5})
-        try:
-            for data, group in documents:
-                await machine.steering.take(data, group)
-            await asyncio.wait([machine.task], timeout=POLICY_WAIT_S + 60)
-            if machine.task.done():
-                machine.task.result()
-        finally:
-            await machine.stop()
-        described = machine.steering.describe()
-        assert (described["rev"], described["phase"]) == (1, "confirmed")
-        assert machine.running == Running(
-            model="m@2", adapters=[], settings={"limits.queue": 5, "limits.client_queue": 3}
-        )
-
-    clean = MemoryFacts()
-    play(follow(clean))
-    assert clean.num_writes > 5
-    for number in range(1, clean.num_writes + 1):
-        facts = MemoryFacts()
-        facts.kill_at, facts.kill_after = number, kill_after
-        with pytest.raises(Killed):
-            play(follow(facts))
-        play(follow(facts))
+def test_work_for_a_node_that_never_came_waits(headquarters: Headquarters) -> None:
+    """It is enough that it has enrolled."""
+    with headquarters.database.write() as connection:
+        identities.add_identity(connection, "n9", "node", START_MS)
+    assert wish(headquarters, "n9", settings={"log.level": "debug"}) == [1]
+    assert revs(headquarters, "n9") == [1]
 
 
-def test_a_policy_that_never_comes_does_not_hold_up_the_wish() -> None:
-    """After a while it is followed without; the policy counts when it comes."""
-
-    async def scene() -> None:
-        machine = Machine(MemoryFacts(), Random(1), lambda _: None)
-        controller = Controller(lambda data, group: documents.append((data, group)))
-        documents: list[tuple[bytes, str | None]] = []
-        controller.wish(groups=["east"], settings={"limits.client_queue": 3})
-        controller.set_policy("east", **{"limits.queue": 5})
-        await machine.steering.take(*documents[0])
-        await asyncio.sleep(POLICY_WAIT_S / 2)
-        assert machine.running.settings == CONFIGURED
-        await asyncio.sleep(POLICY_WAIT_S)
-        assert machine.running.settings == CONFIGURED | {"limits.client_queue": 3}
-        await machine.steering.take(*documents[1])
-        await asyncio.sleep(10)
-        assert machine.running.settings == {"limits.queue": 5, "limits.client_queue": 3}
-        assert [entry["changed"] for entry in machine.changed] == [{"limits.client_queue": 3}, {"limits.queue": 5}]
-        await machine.stop()
-
-    play(scene())
+def test_an_older_report_brings_the_document_again(headquarters: Headquarters) -> None:
+    """The same bytes; a node that has it is left alone."""
+    wish(headquarters, settings={"log.level": "debug"})
+    headquarters.report("n1", 0, "idle")
+    assert headquarters.posts[0] == headquarters.posts[1]
+    headquarters.report("n1", 1)
+    assert len(headquarters.posts) == 2
 
 
-def test_a_newer_wish_ends_a_step_that_takes_long() -> None:
-    """It is not waited for."""
+def test_what_was_wished_without_a_connection_goes_out_later(headquarters: Headquarters) -> None:
+    """Policies too; what nodes have already reported does not go again."""
+    wish(headquarters, "n1", "n2", settings={"log.level": "debug"})
+    headquarters.report("n2", 1)
+    headquarters.connected = False
+    wish(headquarters, settings={"log.level": "error"})
+    headquarters.steering.save_group("stores", "site~store-", "ann")
+    headquarters.steering.set_policy("stores", {"limits.queue": 9}, "ann")
+    headquarters.posts.clear()
+    headquarters.connected = True
+    headquarters.report("n2", 2)
+    headquarters.steering.resend()
+    assert [topic for topic, _ in headquarters.posts] == [topics.NodeDesired("n1"), topics.GroupPolicy("stores")]
 
-    async def scene() -> None:
-        machine = Machine(MemoryFacts(), Random(1), lambda _: None)
-        stuck = asyncio.Event()
 
-        async def hang(_: Step) -> None:
-            stuck.set()
-            await asyncio.sleep(10_000)
+def test_documents_are_renewed_at_half_their_life(headquarters: Headquarters) -> None:
+    """With the same content and a new revision, because their text is another one."""
+    wish(headquarters, settings={"log.level": "debug"})
+    headquarters.steering.save_group("stores", "site=store-7", "ann")
+    headquarters.steering.set_policy("stores", {"limits.queue": 9}, "ann")
+    headquarters.steering.renew()
+    assert (revs(headquarters), len(headquarters.policies("stores"))) == ([1, 2], 1)
+    headquarters.now_ms += LIFE_MS // 2 + DAY_MS
+    headquarters.steering.renew()
+    headquarters.steering.renew()
+    old, new = headquarters.documents("n1")[-2:]
+    assert new == msgspec.structs.replace(old, rev=3, issued=headquarters.now_ms, exp=headquarters.now_ms + LIFE_MS)
+    assert [policy.rev for policy in headquarters.policies("stores") if policy] == [1, 2]
 
-        apply, machine.steering._apply = machine.steering._apply, hang
-        documents: list[tuple[bytes, str | None]] = []
-        controller = Controller(lambda data, group: documents.append((data, group)))
-        controller.wish(model="m@2")
-        controller.wish(settings={"limits.queue": 2})
-        await machine.steering.take(*documents[0])
-        await stuck.wait()
-        machine.steering._apply = apply
-        await machine.steering.take(*documents[1])
-        await asyncio.sleep(20)
-        assert asyncio.get_running_loop().time() < 100
-        assert (machine.steering.describe()["phase"], machine.running.settings["limits.queue"]) == ("confirmed", 2)
-        await machine.stop()
 
-    play(scene())
+def test_groups_follow_the_cards(headquarters: Headquarters) -> None:
+    """A node is told of the groups with a policy that it fits, when its card changes and when the group does."""
+    steering = headquarters.steering
+    steering.save_group("stores", "site~store-", "ann")
+    assert headquarters.posts == []  # without a policy it says nothing to anybody
+    assert steering.set_policy("stores", {"limits.queue": 9}, "ann") == 1
+    assert steering.set_policy("stores", {"limits.queue": 9}, "ann") == 1
+    assert [policy.settings for policy in headquarters.policies("stores") if policy] == [{"limits.queue": 9}]
+    assert [document.groups for document in headquarters.documents("n2")] == [["stores"]]
+    headquarters.card("n2", site="depot")
+    assert headquarters.documents("n2")[-1].groups == []
+    steering.save_group("stores", "site=depot", "ann")
+    assert headquarters.documents("n2")[-1].groups == ["stores"]
+    assert headquarters.documents("n1")[-1].groups == []
+    assert [(group.name, group.num_nodes, group.rev) for group in steering.groups()] == [("stores", 1, 1)]
+    steering.delete_group("stores", "ann")
+    assert headquarters.documents("n2")[-1].groups == []
+    assert headquarters.policies("stores")[-1] is None
+    with pytest.raises(NotFoundError, match="cannot find group 'stores'"):
+        steering.set_policy("stores", {}, "ann")
+
+
+def test_a_group_that_is_made_again_goes_on_counting(headquarters: Headquarters, database_url: str) -> None:
+    """Nodes remember the revision of a policy by the group's name."""
+    for number in (1, 2):
+        headquarters.steering.save_group("stores", "site~store-", "ann")
+        assert headquarters.steering.set_policy("stores", {"limits.queue": number}, "ann") == number
+        headquarters.steering.delete_group("stores", "ann")
+    again = Headquarters(database_url)
+    again.steering.save_group("stores", "site~store-", "ann")
+    assert again.steering.set_policy("stores", {"limits.queue": 3}, "ann") == 3
+    again.close()
+
+
+@pytest.mark.parametrize("query", ["online", "site=store-7 and not last_seen<2h", "rev<5", "phase=confirmed"])
+def test_what_changes_by_itself_decides_no_policy(headquarters: Headquarters, query: str) -> None:
+    """Such a query can be saved and looked through, but nodes would come and go with each revision."""
+    headquarters.steering.save_group("moment", query, "ann")
+    with pytest.raises(UsageError, match="which changes from moment to moment"):
+        headquarters.steering.set_policy("moment", {"limits.queue": 9}, "ann")
+    headquarters.steering.save_group("moment", "site=store-7", "ann")
+    headquarters.steering.set_policy("moment", {"limits.queue": 9}, "ann")
+    with pytest.raises(UsageError, match="which changes from moment to moment"):
+        headquarters.steering.save_group("moment", query, "ann")
+
+
+def test_a_restart_goes_on_where_it_was(headquarters: Headquarters, database_url: str) -> None:
+    """The same revision is the same bytes, and the next one is the next."""
+    wish(headquarters, settings={"log.level": "debug"})
+    again = Headquarters(database_url, now_ms=START_MS + 1000)
+    again.steering.resend()
+    assert again.posts == headquarters.posts
+    assert wish(again, settings={"log.level": "error"}) == [2]
+    again.close()
+
+
+def test_two_controllers_do_not_give_out_one_revision(headquarters: Headquarters, database_url: str) -> None:
+    """The database refuses the second, and nothing of it is published."""
+    other = Headquarters(database_url)
+    wish(other, settings={"log.level": "debug"})
+    with pytest.raises(FolderError, match="cannot give out a revision twice"):
+        wish(headquarters, settings={"log.level": "error"})
+    assert headquarters.posts == []
+    other.close()
+
+
+@pytest.mark.parametrize("witness", ["report", "broker"])
+def test_a_database_from_a_backup_reuses_no_revision(tmp_path: Path, witness: str) -> None:
+    """What nodes report, and what the broker keeps, says how far it was; what it wishes for goes out above that."""
+    before = Headquarters(f"sqlite:///{tmp_path / 'fleet.db'}")
+    before.join("n1")
+    before.steering.save_group("all", "node=n1", "ann")
+    wish(before, settings={"log.level": "debug"})
+    before.close()
+    shutil.copy(tmp_path / "fleet.db", tmp_path / "backup.db")
+    after = Headquarters(f"sqlite:///{tmp_path / 'fleet.db'}")
+    for level in ("info", "error", "warning"):
+        wish(after, settings={"log.level": level})
+    after.steering.set_policy("all", {"limits.queue": 9}, "ann")
+    after.close()
+
+    restored = Headquarters(f"sqlite:///{tmp_path / 'backup.db'}")
+    if witness == "report":
+        restored.report("n1", 5)
+    else:
+        for topic, payload in dict(after.posts).items():  # a broker keeps the last of each
+            restored.hear(topic, payload, retained=True)
+        assert restored.policies("all")[-1] is None  # it knows of no such policy
+        assert restored.steering.set_policy("all", {"limits.queue": 8}, "ann") == 2
+    assert revs(restored)[0] == 6
+    assert restored.documents("n1")[0].settings == {"log.level": "debug"}
+    restored.close()
+
+
+def command(headquarters: Headquarters, node: str = "n1", **answer: Any) -> CommandOutcome:
+    """A command, and what the node answers (nothing: it does not)."""
+
+    def reply(payload: bytes) -> None:
+        sent = msgspec.json.decode(payload, type=Command)
+        for _ in range(2):  # from the outbox it may come twice
+            headquarters.event(node, "logs", {"id": sent.id, **answer}, kind="cmd")
+
+    headquarters.on_command = reply if answer else None
+    timeout_s = 20.0 if answer else 0.05
+    return asyncio.run(headquarters.steering.command(node, "logs", {"lines": 5}, timeout_s=timeout_s, actor="ann"))
+
+
+def test_a_command_ends_with_its_answer(headquarters: Headquarters) -> None:
+    """Done or failed, as the node says."""
+    done = command(headquarters, status=200, result={"lines": ["a"]})
+    assert (done.outcome, done.status, done.result) == ("done", 200, {"lines": ["a"]})
+    failed = command(headquarters, "n2", status=503, error="cannot drain twice")
+    assert (failed.outcome, failed.error) == ("failed", "cannot drain twice")
+
+
+def test_a_command_without_an_answer_ends_too(headquarters: Headquarters) -> None:
+    """Late with its deadline, at once when the node is not there or there is no broker."""
+    assert command(headquarters).outcome == "late"
+    assert command(headquarters, "n2", status=408).outcome == "late"
+    headquarters.status("n1", "lost")
+    assert command(headquarters).outcome == "offline"
+    headquarters.status("n1")
+    headquarters.connected = False
+    assert command(headquarters).outcome == "offline"
+
+
+@pytest.mark.parametrize(("node", "op", "timeout_s"), [("n1", "reboot", 1.0), ("n1", "logs", 0.0), ("n7", "logs", 1.0)])
+def test_what_is_no_command_is_refused(headquarters: Headquarters, node: str, op: str, timeout_s: float) -> None:
+    """An operation that no node knows, a time that cannot be waited, a node that does not exist."""
+    with pytest.raises(UsageError, match=r"^cannot "):
+        asyncio.run(headquarters.steering.command(node, op, {}, timeout_s=timeout_s, actor="ann"))
+
+
+def test_a_policy_is_signed_too(headquarters: Headquarters) -> None:
+    """And bound to its group."""
+    headquarters.steering.save_group("stores", "site~store-", "ann")
+    headquarters.steering.set_policy("stores", {"limits.queue": 9}, "ann")
+    payload = next(payload for topic, payload in headquarters.posts if topic == topics.GroupPolicy("stores"))
+    assert isinstance(verify(payload, Policy, "stores", None, TRUST, Time(START_MS)), Accepted)
+
+
+def test_the_key_of_a_wish_is_its_revision(headquarters: Headquarters) -> None:
+    """Also a fault in this program cannot store two documents with one revision."""
+    document = Desired(node="n1", rev=1, issued=1, exp=2)
+    with headquarters.database.write() as connection:
+        headquarters.inventory.wishes.write(connection, [document])
+    with pytest.raises(IntegrityError), headquarters.database.write() as connection:
+        headquarters.inventory.wishes.write(connection, [document])
