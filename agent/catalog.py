@@ -20,7 +20,6 @@ from agent.answering import Answering
 from agent.config import Config, Limits
 from agent.engine.frames import Ready
 from agent.errors import EngineError, ModelError
-from agent.fitness import unfit_bases
 from agent.local import LocalModel
 from agent.memory import MIB, Loaded, Need, NoRoomError, budget_bytes, make_room, num_parallel
 from agent.models import ModelFile
@@ -117,6 +116,21 @@ class Catalog:
         return list(self._shelf.files.values())
 
     @property
+    def models(self) -> list[LocalModel]:
+        """All models, the default first."""
+        return sorted(self._models.values(), key=lambda local: (local is not self.default, local.model.label))
+
+    @property
+    def problem(self) -> str:
+        """Why there is no default, when there should be one."""
+        return self._shelf.problem
+
+    @property
+    def problems(self) -> dict[Path, str]:
+        """Why files cannot be used as models."""
+        return self._shelf.problems
+
+    @property
     def adapters(self) -> AdapterShelf:
         """All adapters."""
         return self._adapters
@@ -148,11 +162,11 @@ class Catalog:
 
     def cards(self) -> list[ModelInfo]:
         """The models' part of the card, the default first."""
-        return [local.card() for local in self._in_order() if not local.problem]
+        return [local.card() for local in self.models if not local.problem]
 
     def adapter_cards(self) -> list[AdapterInfo]:
         """The card's adapters, once for each model they fit."""
-        return [card for local in self._in_order() for card in self._adapters.cards(local.model.sha256)]
+        return [card for local in self.models for card in self._adapters.cards(local.model.sha256)]
 
     @property
     def adapters_in_use(self) -> set[str]:
@@ -166,36 +180,6 @@ class Catalog:
         for local in self._all():
             total.update(local.resident)
         return dict(total)
-
-    def describe(self) -> dict[str, Any]:
-        """The default engine's part of `shoal-agent status`."""
-        if self.default is not None:
-            return self.default.describe()
-        return {
-            "state": "none" if self.is_up else "broken", "problem": self._shelf.problem, "pid": None, "restarts": 0,
-            "flags": None, "model": None, "task": None, "parallel": 0, "slots": None, "speed": None,
-        }  # fmt: skip
-
-    def describe_all(self) -> list[dict[str, Any]]:
-        """Every model's part of `shoal-agent status`, the default first, and the files that cannot be used."""
-        found = [
-            local.describe() | {"default": local is self.default, "needs_mib": round(local.need.total_bytes / 2**20)}
-            for local in self._in_order()
-        ]
-        return found + [
-            {"model": path.name, "state": "unusable", "problem": problem, "default": False}
-            for path, problem in self._shelf.problems.items()
-        ]
-
-    def describe_adapters(self) -> list[dict[str, Any]]:
-        """The adapters' part of `shoal-agent status`, and the files that cannot be used."""
-        found: list[dict[str, Any]] = [
-            {"adapter": entry.label, "sha256": entry.sha256, "base_sha256": entry.base_sha256, "bytes": entry.bytes,
-             "rank": entry.rank, "activation": entry.activation, "pinned": entry.pinned,
-             "unfit_for": unfit_bases(entry.scores)}
-            for entry in self._adapters.all()
-        ]  # fmt: skip
-        return found + [{"adapter": path.name, "problem": problem} for path, problem in self._adapters.problems.items()]
 
     # Life.
 
@@ -237,7 +221,7 @@ class Catalog:
         """
         await self.look()
         if request is None and self.default is None:
-            raise ModelError(self._shelf.problem or f"cannot choose a model: this node has {self._names()}")
+            raise ModelError(self.problem or f"cannot choose a model: this node has {self._names()}")
         local = self.default if request is None else self.choose(request)
         if local is None:
             raise ModelError(self._shelf.problem)
@@ -286,7 +270,7 @@ class Catalog:
         """
         served = {
             Served(local.model.name, local.model.version, local.model.task, local is self.default): local
-            for local in self._in_order()
+            for local in self.models
         }
         if request.model is None and (not served or (request.task == "generate" and self._shelf.problem)):
             return None
@@ -332,7 +316,7 @@ class Catalog:
         """
         local = self.default
         if local is None:
-            raise ModelError(self._shelf.problem or f"cannot restart an engine: this node has {self._names()}")
+            raise ModelError(self.problem or f"cannot restart an engine: this node has {self._names()}")
         before = local.ready
         local.restart()
         return local, await self._until_ready(local, other_than=before)
@@ -426,6 +410,7 @@ class Catalog:
     def _lack_room(self, local: LocalModel, problem: str) -> None:
         if not local.problem:
             log.error("no room for the default model", why=problem)
+            local.tell_broken(problem)
             local.problem = problem
             self._on_change()
         local.problem = problem
@@ -454,8 +439,5 @@ class Catalog:
     def _all(self) -> list[LocalModel]:
         return [*self._models.values(), *self._leaving]
 
-    def _in_order(self) -> list[LocalModel]:
-        return sorted(self._models.values(), key=lambda local: (local is not self.default, local.model.label))
-
     def _names(self) -> str:
-        return ", ".join(local.model.label for local in self._in_order()) or "none"
+        return ", ".join(local.model.label for local in self.models) or "none"

@@ -5,14 +5,12 @@ stop:  draining → running requests end → outbox flushed → offline → link
 """
 
 import asyncio
-import fcntl
 import resource
 import signal
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 import structlog
@@ -25,6 +23,7 @@ from agent.card import versions
 from agent.catalog import Catalog
 from agent.config import Config
 from agent.control import Control
+from agent.description import describe_adapters, describe_default, describe_models, telemetry_columns
 from agent.enrolled import Enrolled
 from agent.errors import StoreError
 from agent.events import Events
@@ -43,6 +42,7 @@ from agent.store.commands import Commands
 from agent.store.database import Database
 from agent.store.facts import Facts
 from agent.store.journal import Journal
+from agent.store.lock import lock
 from agent.store.outbox import Outbox
 from agent.store.quarantine import Quarantined
 from agent.tally import Tally
@@ -72,7 +72,7 @@ class Daemon:
             ConfigError: files that the configuration names cannot be used.
         """
         self._config = config
-        self._lock = _lock(config.state_dir)
+        self._lock = lock(config.state_dir)
         self._database = Database(config.state_dir)
         self._facts = Facts(self._database)
         self._journal = Journal(self._database)
@@ -147,7 +147,7 @@ class Daemon:
             readings,
             self._tally,
             self._scheduler,
-            node_columns=self._node_columns,
+            node_columns=lambda: telemetry_columns(self._models, self._settings.limits.queue, self._ward.quarantine),
             connected=lambda: self._link.connected,
             publish=self._presence.measure,
             now_ms=now_ms,
@@ -238,9 +238,9 @@ class Daemon:
             },
             "certificate_expires_ms": self._renewal.identity and self._renewal.identity.expires_ms,
             "desired": self._enrolled and self._enrolled.describe(),
-            "engine": self._models.describe(),
-            "models": self._models.describe_all(),
-            "adapters": self._models.describe_adapters(),
+            "engine": describe_default(self._models),
+            "models": describe_models(self._models),
+            "adapters": describe_adapters(self._models),
             "requests": {
                 "waiting": self._models.num_waiting,
                 "running": self._models.num_running,
@@ -254,16 +254,6 @@ class Daemon:
 
     def _pace(self, level: TelemetryLevel) -> None:
         self._telemetry.set_level(level)
-
-    def _node_columns(self) -> dict[str, Any]:
-        """What a row of telemetry says of the daemon."""
-        return {
-            "queue": self._models.num_waiting,
-            "queue_limit": self._settings.limits.queue,
-            "engine": self._models.default.state if self._models.default else None,
-            "models": len(self._models.files),
-            "quarantined": len(self._ward.quarantine.items),
-        }
 
     # The broker.
 
@@ -344,20 +334,3 @@ class Daemon:
 def now_ms() -> int:
     """The device's clock, ms since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def _lock(state_dir: Path) -> IO[str]:
-    """Makes sure that one agent alone uses a state directory; the lock ends with the process."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (state_dir / "agent.lock").open("a+", encoding="utf-8")  # held open for life
-    except OSError as error:
-        raise StoreError(f"cannot use the state directory {state_dir}: {error}; set [node] state_dir") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StoreError(
-            f"cannot start: another agent uses {state_dir}; stop it, or set another [node] state_dir"
-        ) from error
-    return file

@@ -187,12 +187,16 @@ class LocalModel:
         """It cannot run for now: what waits for it is refused."""
         if problem != self.problem:
             log.error("model cannot run", model=self.model.label, why=problem)
-        if not self._said_broken:
-            self._said_broken = True
-            self._on_alert("engine_state", {"model": self.model.label, "state": "broken", "problem": problem})
+        self.tell_broken(problem)
         self.problem, self.broken_at, self._was_ready = problem, time.monotonic(), False
         self.answering.on_engine(State.BROKEN)
         self._on_change()
+
+    def tell_broken(self, problem: str) -> None:
+        """Tells the operator once that it does not run; when it does again, that is told too."""
+        if not self._said_broken:
+            self._said_broken = True
+            self._on_alert("engine_state", {"model": self.model.label, "state": "broken", "problem": problem})
 
     def replace(self, model: ModelFile) -> None:
         """From the next engine on, another file. For a model that has nothing to do."""

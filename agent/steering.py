@@ -114,7 +114,11 @@ class Steering:
         await self._move(restarted(self._now, self._now_ms()))
         self._follow()
         while True:
-            await self._advance()
+            try:
+                await self._advance()
+            except Exception as error:  # noqa: BLE001  # whatever it is, this node must go on being steered
+                log.error("cannot follow the desired state", **describe(error))
+                await asyncio.sleep(STORE_RETRY_S)
 
     def _follow(self) -> None:
         """Takes up what the documents ask for, once they are all there or late."""

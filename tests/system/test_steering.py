@@ -53,7 +53,9 @@ def test_settings_are_in_force_while_it_runs(helm: Helm) -> None:
     }  # fmt: skip
     helm.client.ask({"id": "late", "prompt": "a", "max_tokens": 64})
     assert helm.client.final("late")["status"] == 408
-    assert helm.agent.status()["desired"]["rev"] == 1
+    shown = helm.agent.command("status").stdout
+    assert "desired    revision 1 is confirmed\n" in shown
+    assert "limits.ttl_ms = 1," in shown
     helm.wish(2)  # what is no longer wished for goes back to the configuration
     assert helm.over(2)["settings"]["limits.ttl_ms"] == 60_000
     helm.client.ask({"id": "fine", "prompt": "a", "max_tokens": 2})
