@@ -6,7 +6,7 @@ Run as `python -m bench.crowd PORT NODES KEEPALIVE_S TELEMETRY_S`; commands are 
     {"do": "freeze", "count": n}      n say nothing any more; their sockets stay open -> {"nodes": […], "at": s}
     {"do": "leave", "count": n}       n say goodbye                    -> {"nodes": […], "at": s}
     {"do": "quiet"}                   no telemetry from now on         -> {"sent": {node: batches}}
-    {"do": "talk"}                    telemetry again                  -> {"attempts": n}
+    {"do": "talk"}                    telemetry again                  -> {"attempts": n, "late_s": s}
 
 What is as in a node: topics, payloads of real size made by `contract`, retained presence with a will, card, report with
 a heartbeat, a subscription to its desired state, telemetry of QoS 0, reconnecting with the agent's full jitter. What is
@@ -174,13 +174,15 @@ class SimulatedNode(asyncio.Protocol):
         self._timers[1] = asyncio.get_running_loop().call_later(pause_s, self._beat)
 
     def _measure(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.crowd.late_s = max(self.crowd.late_s, loop.time() - self._timers[0].when())
         if not self.crowd.is_quiet:
             batch = pack_sys(self._run, self.num_sent, round(time.time() * 1000), [self.crowd.row()], SYS_BYTES)
             self._publish(self._sys, msgspec.json.encode(batch), qos=0, retain=False)
             self.num_sent += 1
         else:
             self._write(packet(PINGREQ, b""))
-        self._timers[0] = asyncio.get_running_loop().call_later(self.crowd.telemetry_s, self._measure)
+        self._timers[0] = loop.call_later(self.crowd.telemetry_s, self._measure)
 
     def _publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> None:
         mid = b"\0\2" if qos else b""
@@ -197,6 +199,7 @@ class Crowd:
     def __init__(self, port: int, num_nodes: int, keepalive_s: int, telemetry_s: float) -> None:
         self.port, self.keepalive_s, self.telemetry_s = port, keepalive_s, telemetry_s
         self.attempts = 0
+        self.late_s = 0.0  # by how much this program was behind its own plan at worst
         self.is_quiet = False
         self.nodes = [SimulatedNode(self, number) for number in range(num_nodes)]
         self._random = random.Random(1)
@@ -243,7 +246,7 @@ class Crowd:
                 return {"sent": {node.name: node.num_sent for node in self.nodes}}
             case _:
                 self.is_quiet = False
-                return {"attempts": self.attempts}
+                return {"attempts": self.attempts, "late_s": self.late_s}
 
 
 async def main(port: int, num_nodes: int, keepalive_s: int, telemetry_s: float) -> None:

@@ -40,6 +40,7 @@ from fleet.web.server import make_server
 log = structlog.get_logger()
 
 UPKEEP_S = 3600
+TEND_S = 300  # old rows are deleted in small bites, and documents renewed a few hundred at a time
 
 
 async def serve(folder: Folder, *, embedded_broker: bool) -> None:
@@ -70,8 +71,8 @@ async def _serve(folder: Folder, database: Database) -> None:
     inventory.load()
     steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
     intake = Intake(database, inventory, steering, now_ms)
-    retention = Retention(database, now_ms)
     ended = threading.Event()
+    retention = Retention(database, now_ms, ended.is_set)
 
     async def listen() -> None:
         link = await attendance.begin()
@@ -86,8 +87,6 @@ async def _serve(folder: Folder, database: Database) -> None:
                 gateway.use_new_certificate()
             await asyncio.to_thread(enrolment.sync_lists)
             await asyncio.to_thread(enrolment.forget_expired)
-            await asyncio.to_thread(steering.renew)
-            await asyncio.to_thread(retention.tidy)
         except (FleetError, SQLAlchemyError) as error:
             log.error("upkeep failed", error=type(error).__name__)
 
@@ -102,6 +101,7 @@ async def _serve(folder: Folder, database: Database) -> None:
     await upkeep()
     scheduler = AsyncIOScheduler()
     scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
+    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
     scheduler.start()
     listening = asyncio.create_task(listen(), name="link")
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
@@ -119,6 +119,14 @@ async def _serve(folder: Folder, database: Database) -> None:
         await asyncio.gather(listening, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
+
+
+async def _tend(steering: Steering, retention: Retention) -> None:
+    try:
+        await asyncio.to_thread(steering.renew)
+        await asyncio.to_thread(retention.tidy)
+    except (FleetError, SQLAlchemyError) as error:
+        log.error("tending failed", error=type(error).__name__)
 
 
 def now_ms() -> int:

@@ -34,24 +34,26 @@ _LAST = ("energy_source", "engine")
 class Retention:
     """Folds and deletes. Called now and then, from one thread."""
 
-    def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
+    def __init__(self, database: Database, now_ms: Callable[[], int], is_over: Callable[[], bool]) -> None:
+        """`is_over`: whether to stop in the middle, because the controller ends."""
         self._database = database
         self._now_ms = now_ms
+        self._is_over = is_over
 
     def tidy(self) -> None:
-        """Does all that is due."""
+        """Does all that is due. What is left when it stops is done the next time."""
         now_ms = self._now_ms()
         for kind in ("sys", "infer"):
             self._fold(kind, now_ms)
         for table, kept_ms in ((telemetry, RAW_MS), (hourly, HOURLY_MS), (events, HOURLY_MS)):
-            while True:
+            while not self._is_over():
                 with self._database.write() as connection:
                     if delete_before(connection, table, now_ms - kept_ms, DELETED_AT_ONCE) < DELETED_AT_ONCE:
                         break
 
     def _fold(self, kind: str, now_ms: int) -> None:
         """Folds the hours that have settled, the oldest first."""
-        while True:
+        while not self._is_over():
             with self._database.read() as connection:
                 last = last_hour(connection, kind)
                 first = first_row(connection, kind, 0 if last is None else last + HOUR_MS)

@@ -167,12 +167,12 @@ class Steering:
             with self._lock:  # a newer one may be on its way, and must be the last
                 self._publish([node])
         elif self._wishes.take_floor(node, rev) and held is not None:
-            self._to_review.add(node)
+            self._review_later(node)
 
     def heard_desired(self, node: str, rev: int) -> None:
         """The broker keeps a document of this revision for a node."""
         if self._wishes.take_floor(node, rev) and self._wishes.held(node) is not None:
-            self._to_review.add(node)
+            self._review_later(node)
 
     def heard_policy(self, group: str, rev: int) -> None:
         """The broker keeps a policy of this revision for a group."""
@@ -182,7 +182,7 @@ class Steering:
 
     def heard_card(self, node: str) -> None:
         """A node's card is another than before."""
-        self._to_review.add(node)
+        self._review_later(node)
 
     def review(self) -> None:
         """Makes new documents for the nodes of which something was heard, where they must be other ones."""
@@ -196,7 +196,7 @@ class Steering:
                 if new is not None:
                     made.append(new)
             self._issue(made, CONTROLLER, "review", "")
-            self._to_review = self._to_review - nodes  # only now: it may have failed
+            self._to_review = set()  # only now: it may have failed
 
     def resend(self) -> None:
         """Publishes what nodes have not reported yet, and all policies: the broker is another, or was away."""
@@ -219,6 +219,10 @@ class Steering:
                     self._set_policy(saved, policy.settings, CONTROLLER, "renew")
 
     # How.
+
+    def _review_later(self, node: str) -> None:
+        with self._lock:
+            self._to_review.add(node)
 
     def _changed(self, node: str, change: WishChange) -> Desired | None:
         """A node's new document, or None when the one that it has says the same."""

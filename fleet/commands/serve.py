@@ -1,6 +1,5 @@
 """`fleet serve`."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,8 @@ def serve(
     ] = False,
 ) -> None:
     """Run the controller in the foreground, until SIGTERM."""
+    import asyncio
+
     from fleet import controller
     from fleet.logs import setup_logs
 

@@ -1,7 +1,7 @@
 """One entry of the HTTP API: who may use it, what it takes and what it gives.
 
-Routes and the OpenAPI document are both made from these, so they cannot differ. What is checked, in this order: the
-path and method, the token, the role, the length and type of the body, its shape, the parameters. Then the work is done,
+Routes and the OpenAPI document are both made from these, so they cannot differ. What is checked, in this order: path
+and method, token, role, the ids in the path, length, type and shape of the body, the parameters. Then the work is done,
 in a thread when it may block.
 """
 
@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from contract.ids import ID_RULE, is_id
 from fleet.api.forms import Parameters
 from fleet.errors import AccessError, FleetError
 from fleet.roles import Caller, Role, may
@@ -86,13 +87,16 @@ class Endpoint:
         caller = await run_in_threadpool(again)
         if not may(caller, self.least, clients=self.clients):
             raise Problem(403, "forbidden", f"cannot let a {caller.role} do this: it needs the role {self.least}")
+        path = dict(request.path_params)
+        if not all(map(is_id, path.values())):
+            raise Problem(404, "not_found", f"cannot find this: an id is {ID_RULE}")
         body = None if self.body is None else await self._body(request)
 
         async def gone() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        return Call(caller, dict(request.path_params), self._query(request), body, gone, again)
+        return Call(caller, path, self._query(request), body, gone, again)
 
     def _query(self, request: Request) -> Any:
         pairs = request.query_params.multi_items()

@@ -51,8 +51,10 @@ class Events:
 
     async def _events(self, call: Call) -> AsyncIterator[bytes]:
         self._num_streams += 1
+        changed = asyncio.get_running_loop().create_future()
         try:
             while True:
+                changed.cancel()
                 changed = asyncio.ensure_future(self._inventory.changed())
                 yield await self._summary()
                 await asyncio.sleep(PAUSE_S)
@@ -63,6 +65,7 @@ class Events:
                 except FleetError:
                     return
         finally:
+            changed.cancel()
             self._num_streams -= 1
 
     async def _summary(self) -> bytes:

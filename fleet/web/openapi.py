@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from contract.ids import ID_PATTERN
 from fleet.api.forms import Refusal
 from fleet.web.endpoint import Endpoint
 from fleet.web.problem import STATUSES
@@ -58,7 +59,7 @@ def _operation(one: Endpoint, schemas: dict[str, Any], parts: dict[str, Any]) ->
 
 def _in_path(path: str) -> list[dict[str, Any]]:
     names = re.findall(r"{(\w+)}", path)
-    schema = {"type": "string", "minLength": 1, "maxLength": 63}
+    schema = {"type": "string", "pattern": ID_PATTERN}
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
 
 

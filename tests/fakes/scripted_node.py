@@ -10,10 +10,11 @@ import httpx
 import msgspec
 
 from contract import topics
-from contract.presence import Card, Hardware, NodeState, Speed
+from contract.presence import Card, Hardware, ModelInfo, NodeState, Speed
 from contract.steering import Event, Reported
 from contract.topics import Topic
 from fleet.broker_url import BrokerUrl
+from fleet.controller import now_ms
 from fleet.link import Incoming, Presence, open_link
 from tests.fakes.controller import HOST, ControllerProcess
 from tests.fakes.waiting import until
@@ -46,9 +47,11 @@ class ScriptedNode:
         self.cancels: queue.Queue[dict[str, Any]] = queue.Queue()
         hardware, speed = Hardware("aarch64", "test", 4, 4096, "linux"), Speed(100.0, 20.0)
         self.card = Card(
-            node=name, pools=list(pools), versions={"shoal": "0.1.0"}, hardware=hardware, speed=speed, ts=1, **card,
+            node=name, pools=list(pools), versions={"shoal": "0.1.0"}, hardware=hardware, speed=speed,
+            ts=now_ms(), models=[ModelInfo("m", "1", "0" * 64, 1, "llama", 512, 1)], **card,
         )  # fmt: skip
         self._ended = threading.Event()
+        self._is_gone = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
@@ -61,7 +64,7 @@ class ScriptedNode:
 
         def presence() -> Presence:
             status = topics.NodeStatus(self.name).path(self.fleet)
-            here, lost = (msgspec.json.encode(NodeState(s, 1, 1)) for s in ("online", "lost"))
+            here, lost = (msgspec.json.encode(NodeState(s, 1, now_ms())) for s in ("online", "lost"))
             return Presence(status, here, lost)
 
         self.link = open_link(BrokerUrl(HOST, folder.port("node"), tls=True), tls, new_presence=presence)
@@ -80,6 +83,8 @@ class ScriptedNode:
     def __exit__(self, *_error: object) -> None:
         self._ended.set()
         self._thread.join(20)
+        if not self._is_gone:
+            self.say(topics.NodeStatus(self.name), NodeState("offline", 1, now_ms()))
         self.link.close()
 
     def _is_known(self, api: httpx.Client) -> bool:
@@ -90,6 +95,12 @@ class ScriptedNode:
     def say(self, topic: Topic, message: Any) -> None:
         """Publishes something as this node."""
         self.link.publish(topic.path(self.fleet), msgspec.json.encode(message), retain=topic.RETAINED)
+
+    def vanish(self) -> None:
+        """Loses its connection, without a goodbye."""
+        self._is_gone = True
+        self.link._client._sock_close()
+        self.link._client.loop_stop()
 
     def report(self, rev: int, phase: str = "confirmed", **fields: Any) -> None:
         """Reports where it is."""
@@ -127,4 +138,4 @@ class ScriptedNode:
                 self.cancels.put(said)
             case topics.NodeCommand():
                 data = {"id": said["id"], "status": 200, "result": said["args"]}
-                self.say(topics.NodeEvent(self.name, "cmd"), Event(said["id"], 1, said["op"], data))
+                self.say(topics.NodeEvent(self.name, "cmd"), Event(said["id"], now_ms(), said["op"], data))

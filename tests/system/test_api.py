@@ -114,7 +114,7 @@ def test_without_a_token_only_devices_are_served(controller: ControllerProcess) 
     with httpx.Client(base_url=controller.folder.url, verify=controller.tls()) as api:
         for path in ("/healthz", "/v1/ca", "/v1/openapi.json"):
             assert api.get(path).status_code == 200
-        for header in ("", "Bearer", "Bearer ", "Basic YTpi", "Bearer \xff\xfe", "bearer a b c", "x" * 5000):
+        for header in ("", "Bearer", "Bearer :", "Basic YTpi", "Bearer \xff\xfe", "bearer a b c", "x" * 5000):
             answer = api.get("/v1/status", headers={b"Authorization": header.encode("latin-1")})
             assert (answer.status_code, error_of(answer)) == (401, "unauthorized"), header
 
@@ -174,9 +174,9 @@ BODIES: list[tuple[bytes, str, int, str]] = [
     (b"\xff\xfe", "application/json", 400, "bad_body"),
     (b'{"name": "a\\ud800", "role": "viewer"}', "application/json", 400, "bad_body"),
     (b"[" * 50_000, "application/json", 400, "bad_body"),
-    (b'{"name": "eve", "role": "king"}', "application/json", 400, "bad_body"),
-    (b'{"name": "eve", "rule": "viewer"}', "application/json", 400, "bad_body"),
-    (b'{"name": "eve", "role": "viewer", "ttl_s": 1e400}', "application/json", 400, "bad_body"),
+    (b'{"name": "mal", "role": "king"}', "application/json", 400, "bad_body"),
+    (b'{"name": "mal", "rule": "viewer"}', "application/json", 400, "bad_body"),
+    (b'{"name": "mal", "role": "viewer", "ttl_s": 1e400}', "application/json", 400, "bad_body"),
     (b'{"name": "../../etc", "role": "viewer"}', "application/json", 400, "bad_body"),
     (b"{}", "text/plain", 415, "not_json"),
     (b"{}", "", 415, "not_json"),
@@ -191,9 +191,7 @@ def test_a_body_that_is_none_has_its_status(controller: ControllerProcess, numbe
     with controller.api() as api:
         answer = api.post("/v1/operators", content=body, headers={"Content-Type": kind})
         assert (answer.status_code, error_of(answer)) == (status, code)
-        assert "eve" not in {one["name"] for one in api.get("/v1/operators").json() if one["revoked_ms"] is None} or (
-            code != "bad_body"
-        )
+        assert "mal" not in {one["name"] for one in api.get("/v1/operators").json()}
 
 
 @pytest.mark.parametrize(
