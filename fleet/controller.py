@@ -27,6 +27,7 @@ from fleet.gateway import Gateway
 from fleet.gateway_login import renew_gateway
 from fleet.intake import Intake
 from fleet.inventory import Inventory
+from fleet.logs import describe
 from fleet.operators import Operators
 from fleet.presence import Attendance
 from fleet.readings import Readings
@@ -88,7 +89,7 @@ async def _serve(folder: Folder, database: Database) -> None:
             await asyncio.to_thread(enrolment.sync_lists)
             await asyncio.to_thread(enrolment.forget_expired)
         except (FleetError, SQLAlchemyError) as error:
-            log.error("upkeep failed", error=type(error).__name__)
+            log.error("upkeep failed", **describe(error))
 
     parts = Parts(
         folder, database, enrolment, operators, gateway, inventory, steering, Readings(database, now_ms), now_ms
@@ -126,7 +127,7 @@ async def _tend(steering: Steering, retention: Retention) -> None:
         await asyncio.to_thread(steering.renew)
         await asyncio.to_thread(retention.tidy)
     except (FleetError, SQLAlchemyError) as error:
-        log.error("tending failed", error=type(error).__name__)
+        log.error("tending failed", **describe(error))
 
 
 def now_ms() -> int:
