@@ -58,13 +58,13 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
         try:
             if embedded_broker:
                 await broker.begin()
-            await _serve(folder, database)
+            await _serve(folder, database, broker)
         finally:
             await broker.end()
             database.close()
 
 
-async def _serve(folder: Folder, database: Database) -> None:
+async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> None:
     enrolment = Enrolment(folder, database, now_ms)
     operators = Operators(database, now_ms)
     gateway = Gateway(folder)
@@ -104,6 +104,7 @@ async def _serve(folder: Folder, database: Database) -> None:
     scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
     scheduler.start()
     listening = asyncio.create_task(_run_beside(server, "link", listen()))
+    watching = asyncio.create_task(_run_beside(server, "broker", broker.watch()))
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
     try:
         await server.serve()
@@ -115,9 +116,10 @@ async def _serve(folder: Folder, database: Database) -> None:
         scheduler.shutdown(wait=False)
         await gateway.end()
         ended.set()
+        watching.cancel()
         if not attendance.has_begun:
             listening.cancel()
-        outcomes = await asyncio.gather(listening, return_exceptions=True)
+        outcomes = await asyncio.gather(listening, watching, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
     _raise_failure(outcomes)

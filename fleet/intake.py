@@ -126,7 +126,10 @@ class Intake:
         elif self._inventory.broker_down_since_ms is None:
             self._inventory.broker_down_since_ms = self._now_ms()
             self._inventory.announce()
+            log.warning("the connection to the broker is lost; trying again", broker=link.broker.address)
         if link.num_connections != num_connections:
+            if num_connections:
+                log.info("connected to the broker again", broker=link.broker.address)
             self._steering.resend()
         return link.num_connections
 
