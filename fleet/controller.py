@@ -10,7 +10,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -21,12 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from fleet.child_broker import ChildBroker
 from fleet.database.store import Database, open_database
 from fleet.enrolment import Enrolment
-from fleet.errors import FleetError, FolderError
+from fleet.errors import ControllerError, FleetError, FolderError
 from fleet.folder import Folder
 from fleet.gateway import Gateway
 from fleet.gateway_login import renew_gateway
 from fleet.intake import Intake
 from fleet.inventory import Inventory
+from fleet.logs import describe
 from fleet.operators import Operators
 from fleet.presence import Attendance
 from fleet.readings import Readings
@@ -35,7 +36,7 @@ from fleet.steering import Steering
 from fleet.web.api import Parts, all_endpoints
 from fleet.web.app import make_app
 from fleet.web.enrolment import make_routes
-from fleet.web.server import make_server
+from fleet.web.server import WebServer, make_server
 
 log = structlog.get_logger()
 
@@ -47,7 +48,8 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        FolderError: the folder, the database, the port or the broker's program cannot be used.
+        FolderError: the folder, the database, a port or the broker's program cannot be used.
+        ControllerError: a part of the controller has failed.
     """
     _allow_many_connections()
     with _only_one(folder):
@@ -56,13 +58,13 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
         try:
             if embedded_broker:
                 await broker.begin()
-            await _serve(folder, database)
+            await _serve(folder, database, broker)
         finally:
             await broker.end()
             database.close()
 
 
-async def _serve(folder: Folder, database: Database) -> None:
+async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> None:
     enrolment = Enrolment(folder, database, now_ms)
     operators = Operators(database, now_ms)
     gateway = Gateway(folder)
@@ -88,37 +90,67 @@ async def _serve(folder: Folder, database: Database) -> None:
             await asyncio.to_thread(enrolment.sync_lists)
             await asyncio.to_thread(enrolment.forget_expired)
         except (FleetError, SQLAlchemyError) as error:
-            log.error("upkeep failed", error=type(error).__name__)
+            log.error("upkeep failed", **describe(error))
 
     parts = Parts(
         folder, database, enrolment, operators, gateway, inventory, steering, Readings(database, now_ms), now_ms
     )
     devices = make_routes(enrolment, folder.root_pem)
     server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    _end_on_signals(server)
     await upkeep()
     scheduler = AsyncIOScheduler()
     scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
     scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
     scheduler.start()
-    listening = asyncio.create_task(listen(), name="link")
+    listening = asyncio.create_task(_run_beside(server, "link", listen()))
+    watching = asyncio.create_task(_run_beside(server, "broker", broker.watch()))
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
     try:
         await server.serve()
     except SystemExit:  # uvicorn's way to say that it cannot listen
-        port = folder.settings.https.port
-        raise FolderError(f"cannot listen on port {port}: it is taken or not allowed; set [https] port") from None
+        raise FolderError(
+            f"cannot listen on port {folder.settings.https.port}: it is taken or not allowed; set [https] port"
+        ) from None
     finally:
         scheduler.shutdown(wait=False)
         await gateway.end()
         ended.set()
+        watching.cancel()
         if not attendance.has_begun:
             listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        outcomes = await asyncio.gather(listening, watching, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
+    _raise_failure(outcomes)
+
+
+def _end_on_signals(server: WebServer) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+
+
+def _raise_failure(outcomes: Iterable[BaseException | None]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, FleetError):
+            raise outcome
+
+
+async def _run_beside(server: WebServer, part: str, work: Awaitable[None]) -> None:
+    """Runs a part of the controller. When it fails the server ends: it would go on as if all were well.
+
+    Raises:
+        FleetError: it has failed.
+    """
+    try:
+        await work
+    except Exception as error:
+        log.critical("cannot go on; ending", part=part, **describe(error))
+        server.should_exit = True
+        if isinstance(error, FleetError):
+            raise
+        raise ControllerError(f"cannot go on: a fault of the controller in its {part}; its log says where") from error
 
 
 async def _tend(steering: Steering, retention: Retention) -> None:
@@ -126,7 +158,7 @@ async def _tend(steering: Steering, retention: Retention) -> None:
         await asyncio.to_thread(steering.renew)
         await asyncio.to_thread(retention.tidy)
     except (FleetError, SQLAlchemyError) as error:
-        log.error("tending failed", error=type(error).__name__)
+        log.error("tending failed", **describe(error))
 
 
 def now_ms() -> int:

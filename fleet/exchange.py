@@ -4,6 +4,7 @@ Invariants:
 - The answer topics are subscribed before the request is published.
 - The same id is published again after 1, 2 and 4 seconds while nothing at all came back; never afterwards.
 - It ends with a final, or with an error once the deadline has passed. Left early, the request is cancelled.
+- A broker that does not acknowledge holds it up for `ACK_S` at a time, so that who leaves is noticed.
 """
 
 import contextlib
@@ -103,6 +104,7 @@ class Exchange:
         self._timers: dict[str, float] = {}
         self._delays_s = retry_delays_s(rng)
         self._published = False
+        self._acknowledged = False
         self._heard = False
         self._ended = False
 
@@ -157,13 +159,12 @@ class Exchange:
         left_s = self._deadline - time.monotonic()
         request = msgspec.structs.replace(self._request, ttl_ms=math.ceil(left_s * 1000))
         properties = Properties(correlation=self._id.encode(), expiry_s=math.ceil(left_s), user=(("shoal-v", VERSION),))
-        self._published = True
-        someone_listens = self._link.publish(
-            self._to.path(self._fleet),
-            encode_request(request),
-            properties=properties,
-            timeout_s=max(left_s, ACK_S),
-        )
+        self._published, topic = True, self._to.path(self._fleet)
+        someone_listens = True
+        # Without an acknowledgement the link goes on trying to deliver it, and the answer may still come.
+        with contextlib.suppress(UnreachableError):
+            someone_listens = self._link.publish(topic, encode_request(request), properties=properties, timeout_s=ACK_S)
+            self._acknowledged = True
         if (delay_s := next(self._delays_s, None)) is not None:
             self._timers["retry"] = time.monotonic() + delay_s
         return someone_listens
@@ -220,6 +221,8 @@ class Exchange:
         what = f"cannot get an answer from {self._whom} within {self._ttl_s:g} s"
         if not self._link.connected:
             return UnreachableError(f"{what}: the connection to the broker is lost; start the broker and ask again")
+        if not self._acknowledged and not self._heard:
+            return UnreachableError(f"{what}: the broker did not acknowledge it; its log may say why")
         why = "it accepted the request and did not finish" if self._heard else "nothing came back"
         return AnswerError(f"{what}: {why}; look at `fleet status`, or allow more time with --ttl")
 

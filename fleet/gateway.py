@@ -9,6 +9,7 @@ import contextlib
 import queue
 import ssl
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from contract.mqtt5 import Properties
 from contract.requests import Request
 from contract.topics import ROOT, AnswerDelta, AnswerFinal, BadTopic, NodeRequest, PoolRequest, parse
 from fleet.broker_url import BrokerUrl
-from fleet.errors import AnswerError, FleetError, RefusedError, UnreachableError
+from fleet.errors import AnswerError, BrokerError, FleetError, RefusedError, UnreachableError
 from fleet.exchange import Answer, Exchange, Notice
 from fleet.folder import Folder
 from fleet.link import ACK_S, Incoming, Link, open_link
@@ -30,6 +31,8 @@ MAX_EXCHANGES = 64
 # Answers wait at the broker while the connection is away.
 SESSION_S = 300
 LOOK_S = 0.5
+# Who asks within so long after an attempt to connect that failed hears of that one.
+FAILED_S = 2.0
 
 Said = Answer | FleetError
 
@@ -95,6 +98,7 @@ class Gateway:
         self._tls: ssl.SSLContext | None = None
         self._link: Link | None = None
         self._opening = threading.Lock()
+        self._failure: tuple[float, BrokerError] | None = None
         self._boxes: dict[str, Mailbox] = {}
         self._threads = ThreadPoolExecutor(MAX_EXCHANGES, "exchange")
         self._num_running = 0
@@ -116,13 +120,14 @@ class Gateway:
         if self._num_running >= MAX_EXCHANGES:
             raise Full(f"cannot ask for more than {MAX_EXCHANGES} at once: try again in a moment")
         self._num_running += 1
+        loop, said = asyncio.get_running_loop(), asyncio.Queue[Said | None]()
         try:
-            link = await asyncio.to_thread(self._connected)
+            # Not in asyncio's own threads: they are few, and all else that may block is done there.
+            link = await loop.run_in_executor(self._threads, self._connected)
             box = Mailbox(link, f"{ROOT}/{self._fleet}/client/{GATEWAY}/")
         except BaseException:
             self._num_running -= 1
             raise
-        loop, said = asyncio.get_running_loop(), asyncio.Queue[Said | None]()
         self._boxes[request.id or ""] = box
         exchange = Exchange(box, self._fleet, to, request)
         running = loop.run_in_executor(
@@ -161,17 +166,30 @@ class Gateway:
         """
         with self._opening:
             if self._link is None:
-                self._tls = ssl.create_default_context(cadata=self._folder.root_pem)
-                self._tls.load_cert_chain(self._folder.gateway_pem)
-                link = open_link(self._broker, self._tls, session_s=SESSION_S)
-                kinds = (AnswerDelta, AnswerFinal)
-                link.subscribe({kind.filter(self._fleet, client=GATEWAY): kind.QOS for kind in kinds})
-                self._link = link
-                threading.Thread(target=self._deliver, args=(link,), name="answers", daemon=True).start()
+                if self._failure is not None and time.monotonic() - self._failure[0] < FAILED_S:
+                    raise self._failure[1].with_traceback(None)
+                try:
+                    self._link = self._open()
+                except BrokerError as error:
+                    self._failure = time.monotonic(), error
+                    raise
+                threading.Thread(target=self._deliver, args=(self._link,), name="answers", daemon=True).start()
                 log.info("the gateway is connected", broker=self._broker.address)
         if not self._link.connected:
             raise UnreachableError(f"cannot reach the broker at {self._broker.address}: start it and ask again")
         return self._link
+
+    def _open(self) -> Link:
+        self._tls = ssl.create_default_context(cadata=self._folder.root_pem)
+        self._tls.load_cert_chain(self._folder.gateway_pem)
+        link = open_link(self._broker, self._tls, session_s=SESSION_S)
+        kinds = (AnswerDelta, AnswerFinal)
+        try:
+            link.subscribe({kind.filter(self._fleet, client=GATEWAY): kind.QOS for kind in kinds})
+        except BrokerError:
+            link.close()
+            raise
+        return link
 
     def _deliver(self, link: Link) -> None:
         """Puts each message where it belongs; one for an exchange that has ended belongs nowhere."""

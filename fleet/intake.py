@@ -29,6 +29,7 @@ from fleet.database.tables import series as series_table
 from fleet.errors import FleetError
 from fleet.inventory import Inventory
 from fleet.link import Incoming, Link
+from fleet.logs import describe
 from fleet.nodes import Machine, Node, read_reported, traits_of
 from fleet.readings import RAW_MS
 from fleet.steering import Steering
@@ -89,7 +90,7 @@ class Intake:
             self._steering.review()
         except (SQLAlchemyError, FleetError) as error:
             if self._inventory.is_stored:
-                log.error("the database does not take what was heard; trying again", error=type(error).__name__)
+                log.error("the database does not take what was heard; trying again", **describe(error))
             self._inventory.is_stored = False
             return False
         self._inventory.is_stored = True
@@ -113,8 +114,8 @@ class Intake:
                     if self.flush():
                         link.acknowledge(taken)
                         taken = []
-            except Exception:  # nothing that a node says may end this; what it was is in the log
-                log.exception("the intake failed and goes on")
+            except Exception as error:  # noqa: BLE001  # nothing that a node says may end this; what it was is in the log
+                log.error("the intake failed and goes on", **describe(error))
         if self.flush():
             link.acknowledge(taken)
 
@@ -125,7 +126,10 @@ class Intake:
         elif self._inventory.broker_down_since_ms is None:
             self._inventory.broker_down_since_ms = self._now_ms()
             self._inventory.announce()
+            log.warning("the connection to the broker is lost; trying again", broker=link.broker.address)
         if link.num_connections != num_connections:
+            if num_connections:
+                log.info("connected to the broker again", broker=link.broker.address)
             self._steering.resend()
         return link.num_connections
 

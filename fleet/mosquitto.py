@@ -70,10 +70,10 @@ def running_pid(folder: Folder) -> int | None:
     try:
         pid = int((folder.broker / PID_FILE).read_text())
         # A pid is used again after a crash or a restart of the machine: look whose it is.
-        is_broker = Path(f"/proc/{pid}/comm").read_text().strip() == "mosquitto"
+        program = Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]  # empty for one that has ended
     except (OSError, ValueError):
         return None
-    return pid if is_broker else None
+    return pid if Path(program).name == "mosquitto" else None
 
 
 def reload(folder: Folder) -> bool:

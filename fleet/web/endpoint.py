@@ -22,6 +22,7 @@ from starlette.routing import Route
 from contract.ids import ID_RULE, is_id
 from fleet.api.forms import Parameters
 from fleet.errors import AccessError, FleetError
+from fleet.logs import describe
 from fleet.roles import Caller, Role, may
 from fleet.web.problem import Problem, problem_of
 
@@ -121,8 +122,7 @@ class Endpoint:
         problem = problem_of(error)
         if problem.status in (401, 403, 503):
             sender = request.client.host if request.client else ""
-            kind = type(error).__name__
-            log.warning("refused", path=self.path, status=problem.status, error=kind, sender=sender)
+            log.warning("refused", path=self.path, status=problem.status, sender=sender, **describe(error))
         return problem
 
 

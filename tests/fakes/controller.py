@@ -155,6 +155,11 @@ class ControllerProcess:
         if self._process is None:
             return 0
         self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits until it has ended; returns its exit code."""
+        assert self._process
         code = self._process.wait(60)
         self._process = None
         return code

@@ -70,6 +70,16 @@ class Mosquitto:
         if self._process:
             self._process.send_signal(signal.SIGHUP)
 
+    def freeze(self) -> None:
+        """From now on it says nothing, while its connections stand."""
+        if self._process:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Ends that."""
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends it."""
         if self._process:

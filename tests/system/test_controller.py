@@ -1,17 +1,21 @@
 """`fleet serve` as a process: start, health, stop, and what the broker hears of it."""
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from contract.enrolment import Role
 from contract.presence import ControllerState
 from contract.topics import ControllerStatus
+from fleet.folder import ROLES
 from fleet.mosquitto import running_pid
-from tests.fakes.controller import ControllerProcess
+from tests.fakes.controller import ControllerProcess, listens
 from tests.fakes.waiting import until
 
 TOPIC = ControllerStatus().path("home")
@@ -23,6 +27,16 @@ def controller(tmp_path: Path, database_url: str) -> Iterator[ControllerProcess]
     made = ControllerProcess(tmp_path, database_url)
     yield made
     made.stop()
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process that does not run meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def presence(controller: ControllerProcess) -> ControllerState:
@@ -65,6 +79,53 @@ def test_a_crash_leaves_a_broker_that_the_next_start_uses(controller: Controller
     online = presence(controller)
     assert online.s == "online"
     assert online.sess > lost.sess
+
+
+def test_a_broker_that_dies_is_started_again(controller: ControllerProcess) -> None:
+    """Also one that an earlier controller started. Loss and return are one line each in the log."""
+    controller.ready()
+    for number, of_before in ((1, False), (2, True)):
+        if of_before:
+            controller.stop(signal.SIGKILL)
+            controller.ready()
+        dead = running_pid(controller.folder)
+        assert dead is not None
+        os.kill(dead, signal.SIGKILL)
+        until(lambda number=number: len(controller.records("connected to the broker again")) == number, "connection")  # type: ignore[misc]  # a default
+        assert running_pid(controller.folder) not in (None, dead)
+        assert controller.health() == {"healthy": True, "database": True, "broker": True}
+        assert len(controller.records("the broker has ended; starting it again")) == number
+        assert len(controller.records("the connection to the broker is lost; trying again")) == number
+    assert controller.stop() == 0
+    assert running_pid(controller.folder) is None
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_broker_whose_port_is_taken_is_one_sentence(controller: ControllerProcess, role: Role) -> None:
+    """It ends before it says that it has started one."""
+    port = controller.folder.port(role)
+    with socket.create_server(("127.0.0.1", port)):
+        ended = controller.fleet("serve", str(controller.path), "--embedded-broker")
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert f"cannot start a broker: port {port} is taken or not allowed" in line
+    assert line.endswith(f"set [broker] {role}s_port")
+
+
+def test_a_broker_that_cannot_be_started_again_ends_the_controller(controller: ControllerProcess) -> None:
+    """In one sentence: something else has its port by then."""
+    controller.ready()
+    with frozen(controller.pid):  # it shall not be faster
+        broker = running_pid(controller.folder)
+        assert broker is not None
+        os.kill(broker, signal.SIGKILL)
+        until(lambda: not listens(controller.folder.port("node")), "free port")
+        taken = socket.create_server(("127.0.0.1", controller.folder.port("node")))
+    with taken:
+        assert controller.wait() == 1
+    (failed,) = controller.records("cannot go on; ending", part="broker")
+    assert "is taken or not allowed" in failed["why"]
+    assert failed["why"] in controller.log.read_text("utf-8").splitlines()[-1]
 
 
 def test_one_controller_uses_a_folder(controller: ControllerProcess) -> None:
