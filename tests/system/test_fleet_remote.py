@@ -236,6 +236,28 @@ def test_what_cannot_be_meant_is_wrong_usage(controller: ControllerProcess, word
     assert wrong.stderr.startswith("fleet: cannot ")
 
 
+def test_what_is_no_id_does_not_lead_to_another_route(controller: ControllerProcess, elsewhere: Elsewhere) -> None:
+    """Every command that takes an id: wrong usage, and nothing is asked; above all nobody else is revoked."""
+    victim = controller.operator("viewer").partition(":")[0]
+    elsewhere.login(controller.operator("admin"))
+    for words in (
+        ["revoke", f"../operators/{victim}"],
+        ["operator", "revoke", f"../operators/{victim}"],
+        ["show", "../operators"],
+        ["why", "../operators?x="],
+        ["client", "key", "app/../app"],
+        ["group", "rm", "hall/policy"],
+        ["group", "save", "hall#", "online"],
+        ["group", "policy", "%2e%2e"],
+        ["cmd", "..", "logs"],
+    ):
+        wrong = elsewhere.fleet(*words)
+        assert (wrong.returncode, wrong.stdout) == (2, ""), words
+        assert re.fullmatch(r"fleet: cannot find '.*': an id is .*\n", wrong.stderr), wrong.stderr
+    found = json.loads(elsewhere.fleet("operator", "ls", "--json").stdout)
+    assert [one["revoked_ms"] for one in found if one["name"] == victim] == [None]
+
+
 def test_a_command_shows_what_came_of_it(controller: ControllerProcess) -> None:
     """From a node that is there; one that is not gets nothing."""
     with ScriptedNode(controller, "handy"):
