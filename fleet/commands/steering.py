@@ -96,7 +96,8 @@ def command(
         _show_result(done.result or {})
     if done.outcome != "done":
         why = {"offline": "it is not connected", "late": f"it did not answer within {timeout:g} s"}
-        complain(f"cannot have {node} do {op}: {why.get(done.outcome) or done.error or f'status {done.status}'}")
+        said = why.get(done.outcome) or one_line(done.error or f"status {done.status}")
+        complain(f"cannot have {node} do {op}: {said}")
         raise typer.Exit(1)
 
 

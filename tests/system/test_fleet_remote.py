@@ -171,6 +171,8 @@ def test_nodes_are_listed_by_query(controller: ControllerProcess) -> None:
             wrong = controller.fleet(*words)
             assert (wrong.returncode, wrong.stdout) == (2, ""), words
             assert wrong.stderr.startswith("fleet: cannot ")
+        _, line, caret = controller.fleet("nodes", "online and sit=a").stderr.splitlines()
+        assert line[caret.index("^") :] == "sit=a"
 
 
 def wished(node: ScriptedNode) -> Desired:
