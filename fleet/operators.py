@@ -64,9 +64,12 @@ class Operators:
 
         Raises:
             NotFoundError: there is no operator of this name with a token that is not revoked.
+            ConflictError: nobody would be left who can let anybody in.
         """
         now_ms = self._now_ms()
         with self._database.write() as connection:
+            if operators.lock_admins(connection, now_ms) == [name]:
+                raise ConflictError(f"cannot revoke operator {name!r}: it is the last admin; create another one first")
             if not operators.revoke_operator(connection, name, now_ms):
                 raise NotFoundError(f"cannot revoke operator {name!r}: there is none; `fleet operator ls` lists them")
             identities.write_audit(connection, now_ms, actor, "operator.revoke", name)

@@ -53,8 +53,8 @@ def set_wish(
     if (node is None) == (query is None):
         raise UsageError("cannot tell which nodes: name a node, or give --query")
     wish = NewWish(
-        nodes=None if node is None else [node],
-        query=query,
+        nodes=msgspec.UNSET if node is None else [node],
+        query=msgspec.UNSET if query is None else query,
         settings=read_settings(given),
         model=msgspec.UNSET if model is None else model or None,
         adapters=msgspec.UNSET if adapter is None else [name for name in adapter if name],

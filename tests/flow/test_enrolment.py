@@ -20,7 +20,7 @@ from fleet.database.identities import Quotas
 from fleet.database.store import Database, open_database
 from fleet.database.tables import audit, certificates, identities, tokens
 from fleet.enrolment import Enrolment
-from fleet.errors import EnrolmentError, FolderError, UsageError
+from fleet.errors import ConflictError, EnrolmentError, FolderError, UsageError
 from fleet.folder import DatabaseSection, Folder, write_private
 from tests.fakes.controller import settings
 from tests.fakes.signing_requests import request
@@ -194,7 +194,7 @@ def test_the_database_holds_no_token(office: Office) -> None:
 def test_an_id_is_a_node_or_a_client(office: Office) -> None:
     """The access rules of the broker depend on it."""
     office.token("n1")
-    with pytest.raises(UsageError, match="it is a node"):
+    with pytest.raises(ConflictError, match="it is a node"):
         office.enrolment.create_token("client", "n1", TTL_MS, actor="test")
     for name in ("_controller", "N1", "a/b", "+", ""):
         with pytest.raises(UsageError, match="an id is"):
