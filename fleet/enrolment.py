@@ -117,6 +117,7 @@ class Enrolment:
                 )
             certificate, issued = self._sign(identity, key, now_ms)
             rows.add_certificate(connection, certificate.serial_number, name, now_ms, issued.expires_ms)
+            rows.write_audit(connection, now_ms, name, "renew", name, f"certificate {certificate.serial_number:x}")
         log.info("renewed", id=name, role=identity.role)
         return issued
 

@@ -214,6 +214,21 @@ def test_renewal_keeps_the_key(office: Office) -> None:
     refused("expired", lambda: office.enrolment.renew(presented))
 
 
+def test_each_certificate_is_in_the_audit(office: Office) -> None:
+    """By whom and which: also one that is renewed, but none that is refused."""
+    first = certificate(office.enrol())
+    second = certificate(office.enrolment.renew(first))
+    office.enrolment.revoke("n1", actor="test")
+    refused("revoked", lambda: office.enrolment.renew(second))
+    with office.database.read() as connection:
+        entries = connection.execute(select(audit.c.action, audit.c.actor, audit.c.detail).order_by(audit.c.number))
+        written = [tuple(entry) for entry in entries if entry.action in ("enrol", "renew")]
+    assert written == [
+        ("enrol", "n1", f"certificate {first.serial_number:x}"),
+        ("renew", "n1", f"certificate {second.serial_number:x}"),
+    ]
+
+
 def test_enrolling_again_ends_the_old_key(office: Office) -> None:
     """A device that was lost, and its replacement: the old certificate is on the broker's list and not renewed."""
     old = certificate(office.enrol())
