@@ -85,6 +85,7 @@ class Operators:
 
         Raises:
             NotFoundError: there is no such client.
+            ConflictError: it is revoked.
             UsageError: it is the controller's own.
         """
         check_free(client)
@@ -95,7 +96,11 @@ class Operators:
                 raise NotFoundError(
                     f"cannot make a key for {client!r}: it is no client; `fleet client create` makes one"
                 )
-            identities.set_api_key(connection, client, _digest(secret))
+            if not identities.set_api_key(connection, client, _digest(secret)):
+                raise ConflictError(
+                    f"cannot make a key for {client!r}: it is revoked; it comes back when it enrols again, with "
+                    "`fleet client create`"
+                )
             identities.write_audit(connection, now_ms, actor, "client.key", client)
         return f"{client}:{secret}"
 

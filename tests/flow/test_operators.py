@@ -168,7 +168,7 @@ def test_of_two_admins_who_revoke_each_other_at_once_one_stays(desk: Desk) -> No
 
 
 def test_a_client_has_one_key_until_it_is_revoked(desk: Desk) -> None:
-    """Revoking takes the key with it, and enrolling again does not bring it back; a new key does."""
+    """Revoking takes the key with it, and there is no other. Enrolling again allows one, and does not bring it back."""
     desk.client("lamp", Quotas())
     first = desk.operators.create_key("lamp", actor="test")
     assert desk.operators.authenticate(first) == Caller("lamp", "client")
@@ -178,6 +178,8 @@ def test_a_client_has_one_key_until_it_is_revoked(desk: Desk) -> None:
     desk.revoke("lamp")
     with pytest.raises(AccessError):
         desk.operators.authenticate(second)
+    with pytest.raises(ConflictError, match="it is revoked"):
+        desk.operators.create_key("lamp", actor="test")
     with desk.database.write() as connection:
         identities.set_key(connection, "lamp", "0" * 64)
     with pytest.raises(AccessError):
