@@ -13,7 +13,7 @@ from contract.answers import Energy, Final, FinishReason, Timings
 from contract.deadlines import deadline_ms
 from contract.errors import Refused
 from contract.ids import END, ID_PATTERN
-from contract.limits import DEFAULT_TTL_MS, MAX_MESSAGES
+from contract.limits import DEFAULT_TTL_MS, MAX_MESSAGES, MAX_TOKENS
 from contract.requests import REFERENCE_PATTERN, Message, Request, decode_request
 from contract.status import Status
 from contract.topics import NodeRequest, PoolRequest
@@ -45,7 +45,9 @@ class ChatRequest(Request, frozen=True, kw_only=True):
         ),
     ]
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
+    # Of what is longer, `read` says where it would do.
+    ttl_ms: Annotated[int, Meta(ge=1, extra_json_schema={"maximum": MAX_WAIT_MS})] | None = None
     stream_options: StreamOptions | None = None
     id: None = None
     prompt: None = None

@@ -25,7 +25,7 @@ from fleet.authority import utc
 from fleet.database import identities as rows
 from fleet.database.identities import Identity, Quotas, Token
 from fleet.database.store import Database
-from fleet.errors import EnrolmentError, NotFoundError, UsageError
+from fleet.errors import ConflictError, EnrolmentError, NotFoundError, UsageError
 from fleet.folder import ROLES, Folder
 from fleet.revocation import evict, write_list
 from fleet.rights import check_free
@@ -48,7 +48,8 @@ class Enrolment:
         """A token with which a device or client can enrol as `name` once.
 
         Raises:
-            UsageError: `name` is no id, or the other role's, or the time is too long.
+            UsageError: `name` is no id, or the time is too long.
+            ConflictError: `name` is the other role's.
         """
         if not is_id(name):
             raise UsageError(f"cannot use id {name!r}: an id is {ID_RULE}")
@@ -61,7 +62,7 @@ class Enrolment:
             if known is None:
                 rows.add_identity(connection, name, role, now_ms)
             elif known.role != role:
-                raise UsageError(f"cannot use id {name!r} for a {role}: it is a {known.role}; choose another")
+                raise ConflictError(f"cannot use id {name!r} for a {role}: it is a {known.role}; choose another")
             if quotas is not None:
                 rows.set_quotas(connection, name, quotas)
             rows.add_token(connection, _digest(secret), name, now_ms, now_ms + ttl_ms)
@@ -116,6 +117,7 @@ class Enrolment:
                 )
             certificate, issued = self._sign(identity, key, now_ms)
             rows.add_certificate(connection, certificate.serial_number, name, now_ms, issued.expires_ms)
+            rows.write_audit(connection, now_ms, name, "renew", name, f"certificate {certificate.serial_number:x}")
         log.info("renewed", id=name, role=identity.role)
         return issued
 

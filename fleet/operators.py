@@ -64,9 +64,12 @@ class Operators:
 
         Raises:
             NotFoundError: there is no operator of this name with a token that is not revoked.
+            ConflictError: nobody would be left who can let anybody in.
         """
         now_ms = self._now_ms()
         with self._database.write() as connection:
+            if operators.lock_admins(connection, now_ms) == [name]:
+                raise ConflictError(f"cannot revoke operator {name!r}: it is the last admin; create another one first")
             if not operators.revoke_operator(connection, name, now_ms):
                 raise NotFoundError(f"cannot revoke operator {name!r}: there is none; `fleet operator ls` lists them")
             identities.write_audit(connection, now_ms, actor, "operator.revoke", name)
@@ -82,6 +85,7 @@ class Operators:
 
         Raises:
             NotFoundError: there is no such client.
+            ConflictError: it is revoked.
             UsageError: it is the controller's own.
         """
         check_free(client)
@@ -92,7 +96,11 @@ class Operators:
                 raise NotFoundError(
                     f"cannot make a key for {client!r}: it is no client; `fleet client create` makes one"
                 )
-            identities.set_api_key(connection, client, _digest(secret))
+            if not identities.set_api_key(connection, client, _digest(secret)):
+                raise ConflictError(
+                    f"cannot make a key for {client!r}: it is revoked; it comes back when it enrols again, with "
+                    "`fleet client create`"
+                )
             identities.write_audit(connection, now_ms, actor, "client.key", client)
         return f"{client}:{secret}"
 

@@ -34,8 +34,13 @@ def write(text: str, *, end: str = "\n") -> None:
 
 
 def complain(text: str) -> None:
-    """Writes one sentence to standard error."""
-    sys.stderr.write(f"fleet: {one_line(text)}\n")
+    """Writes one sentence to standard error, and below it those of its lines that are indented: a query, with a caret.
+
+    Nobody's words can pose as a complaint of ours, as those lines stay indented.
+    """
+    sentence, *lines = text.split("\n  ")
+    below = "".join(f"\n  {visible(line.replace(chr(10), ' '))}" for line in lines)
+    sys.stderr.write(f"fleet: {one_line(sentence)}{below}\n")
     sys.stderr.flush()
 
 

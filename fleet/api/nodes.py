@@ -4,25 +4,35 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from contract.ids import END
 from contract.presence import Card
 from contract.steering import Desired, Event, Reported
 from contract.telemetry import InferRow, SysRow
 from fleet.api.forms import Parameters
 from fleet.causes import Cause
 from fleet.evidence import Evidence
-from fleet.fields import Record
+from fleet.fields import FIELDS, Record
 
 MAX_PAGE = 1000
 
 # What is longer, or has control characters (a database may not hold them), is no query in any case.
 QueryText = Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# The schema says which fields there are; who names another gets a sentence.
+Sort = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        extra_json_schema={"pattern": rf"^-?({'|'.join(FIELDS)}|label\.[a-z0-9_.-]+){END}"},
+    ),
+]
 
 
 class NodeFilter(Parameters, frozen=True, kw_only=True):
     """Which nodes, in which order, and which part of them. `sort` is a field; behind a `-` it goes downwards."""
 
     query: QueryText | None = None
-    sort: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^-?[a-z0-9_.-]+$")] = "node"
+    sort: Sort = "node"
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
 

@@ -1,11 +1,13 @@
 """What operators change, as it goes over HTTP: wishes, groups, commands."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from contract.requests import Id, Reference
+from contract.settings import SETTINGS
 from fleet.api.forms import Body
 from fleet.api.nodes import QueryText
 
@@ -14,7 +16,16 @@ MAX_ASKED = 1000
 
 Op = Literal["restart-engine", "selftest", "drain", "undrain", "logs"]
 MAX_TIMEOUT_S = 600.0
-Settings = Annotated[dict[Annotated[str, Meta(min_length=1, max_length=64)], Any], Meta(max_length=64)]
+
+
+def _described(kinds: Mapping[str, Any]) -> Meta:
+    """What a schema says of settings. They are checked with `contract.settings.check`, whose words are better."""
+    properties = {name: msgspec.json.schema(kind) for name, kind in kinds.items()}
+    return Meta(extra_json_schema={"properties": properties, "additionalProperties": False})
+
+
+PolicySettings = Annotated[dict[str, Any], _described(SETTINGS)]
+WishedSettings = Annotated[dict[str, Any], _described({name: kind | None for name, kind in SETTINGS.items()})]
 
 
 class WishChange(Struct, frozen=True, kw_only=True):
@@ -28,11 +39,14 @@ class WishChange(Struct, frozen=True, kw_only=True):
 class NewWish(Body, frozen=True, kw_only=True):
     """What nodes are to be, named one by one or by a query. What is left out stays; null is the node's own."""
 
-    nodes: Annotated[list[Id], Meta(min_length=1, max_length=MAX_NODES)] | None = None
-    query: QueryText | None = None
-    settings: Settings = msgspec.field(default_factory=dict)
+    nodes: Annotated[list[Id], Meta(min_length=1, max_length=MAX_NODES)] | msgspec.UnsetType = msgspec.UNSET
+    query: QueryText | msgspec.UnsetType = msgspec.UNSET
+    settings: WishedSettings = msgspec.field(default_factory=dict)
     model: Reference | msgspec.UnsetType | None = msgspec.UNSET
     adapters: Annotated[list[Reference], Meta(max_length=256)] | msgspec.UnsetType = msgspec.UNSET
+
+
+WishOfSome = Annotated[NewWish, Meta(extra_json_schema={"oneOf": [{"required": ["nodes"]}, {"required": ["query"]}]})]
 
 
 class Wished(Struct, frozen=True):
@@ -86,7 +100,7 @@ class NewGroup(Body, frozen=True, kw_only=True):
 class NewPolicy(Body, frozen=True, kw_only=True):
     """Settings for all nodes of a group; a node's own win."""
 
-    settings: Settings
+    settings: PolicySettings
 
 
 class PolicyMade(Struct, frozen=True):

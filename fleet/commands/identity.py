@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fleet.api.identities import EnrolmentToken, NewClient, NewToken
-from fleet.commands.where import Dir, connect
+from fleet.commands.where import Dir, connect, path
 from fleet.errors import UsageError
 from fleet.folder import Folder
 from fleet.login import local_folder
@@ -57,7 +57,7 @@ def create_key(
     from fleet.api.identities import ClientKey
 
     with connect(folder) as controller:
-        write(controller.send("POST", f"/v1/clients/{client}/key", ClientKey).key)
+        write(controller.send("POST", path("clients", client, "key"), ClientKey).key)
 
 
 def revoke(
@@ -69,7 +69,7 @@ def revoke(
     here = local_folder(folder)
     if here is None:
         with connect(folder) as controller:
-            told = controller.send("DELETE", f"/v1/identities/{identity}", Revoked).told
+            told = controller.send("DELETE", path("identities", identity), Revoked).told
     else:
         with _enrolment(here) as enrolment:
             told = enrolment.revoke(identity, actor=getpass.getuser())
@@ -87,9 +87,9 @@ def _create(wanted: NewToken | NewClient, named: Path | None) -> None:
 
 
 def _create_remotely(wanted: NewToken | NewClient, named: Path | None) -> EnrolmentToken:
-    path = "/v1/tokens" if isinstance(wanted, NewToken) else "/v1/clients"
+    kind = "tokens" if isinstance(wanted, NewToken) else "clients"
     with connect(named) as controller:
-        return controller.send("POST", path, EnrolmentToken, wanted)
+        return controller.send("POST", path(kind), EnrolmentToken, wanted)
 
 
 def _create_here(wanted: NewToken | NewClient, here: Folder) -> EnrolmentToken:

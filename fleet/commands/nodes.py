@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fleet.commands.where import Dir, Json, connect
+from fleet.commands.where import Dir, Json, connect, path
 from fleet.errors import UsageError
 from fleet.fields import FIELDS, Kind, Record, kind_of, values_of
 from fleet.tables import age, date, print_json, print_table
@@ -57,7 +57,7 @@ def show(node: Node, json: Json = False, folder: Dir = None) -> None:
     from fleet.api.nodes import Detail
 
     with connect(folder) as controller:
-        detail = controller.get(f"/v1/nodes/{node}", Detail)
+        detail = controller.get(path("nodes", node), Detail)
     if json:
         print_json(detail)
         return
@@ -70,7 +70,7 @@ def why(node: Node, json: Json = False, folder: Dir = None) -> None:
     from fleet.api.nodes import Why
 
     with connect(folder) as controller:
-        found = controller.get(f"/v1/nodes/{node}/why", Why)
+        found = controller.get(path("nodes", node, "why"), Why)
     if json:
         print_json(found)
     elif not found.causes:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fleet.commands.identity import parse_ttl
-from fleet.commands.where import Dir, Json, connect
+from fleet.commands.where import Dir, Json, connect, path
 from fleet.errors import UsageError
 from fleet.folder import Folder, replace_private
 from fleet.login import local_folder
@@ -70,7 +70,7 @@ def revoke(name: Name, folder: Dir = None) -> None:
     from fleet.api.forms import Nothing
 
     with connect(folder) as controller:
-        controller.send("DELETE", f"/v1/operators/{name}", Nothing)
+        controller.send("DELETE", path("operators", name), Nothing)
     write(f"The token of {name} is void.")
 
 

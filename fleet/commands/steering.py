@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from fleet.commands.where import Dir, Json, connect
+from fleet.commands.where import Dir, Json, connect, path
 from fleet.errors import UsageError
 from fleet.tables import print_json, print_table
 from fleet.terminal import complain, one_line, write
@@ -53,8 +53,8 @@ def set_wish(
     if (node is None) == (query is None):
         raise UsageError("cannot tell which nodes: name a node, or give --query")
     wish = NewWish(
-        nodes=None if node is None else [node],
-        query=query,
+        nodes=msgspec.UNSET if node is None else [node],
+        query=msgspec.UNSET if query is None else query,
         settings=read_settings(given),
         model=msgspec.UNSET if model is None else model or None,
         adapters=msgspec.UNSET if adapter is None else [name for name in adapter if name],
@@ -89,14 +89,15 @@ def command(
         raise UsageError(f"cannot send command {op!r}: there are {', '.join(get_args(Op))}")
     body = NewCommand(op=op, args=read_settings(arguments), timeout_s=timeout)  # type: ignore[arg-type]  # just checked
     with connect(folder) as controller:
-        done = controller.send("POST", f"/v1/nodes/{node}/commands", CommandOutcome, body, timeout=timeout + 10)
+        done = controller.send("POST", path("nodes", node, "commands"), CommandOutcome, body, timeout=timeout + 10)
     if json:
         print_json(done)
     elif done.outcome == "done":
         _show_result(done.result or {})
     if done.outcome != "done":
         why = {"offline": "it is not connected", "late": f"it did not answer within {timeout:g} s"}
-        complain(f"cannot have {node} do {op}: {why.get(done.outcome) or done.error or f'status {done.status}'}")
+        said = why.get(done.outcome) or one_line(done.error or f"status {done.status}")
+        complain(f"cannot have {node} do {op}: {said}")
         raise typer.Exit(1)
 
 
@@ -124,7 +125,7 @@ def save(name: GroupName, query: Annotated[str, typer.Argument(help="Who is in i
     from fleet.api.steering import NewGroup
 
     with connect(folder) as controller:
-        controller.send("PUT", f"/v1/groups/{name}", Nothing, NewGroup(query=query))
+        controller.send("PUT", path("groups", name), Nothing, NewGroup(query=query))
     write(f"Saved group {name}.")
 
 
@@ -135,7 +136,7 @@ def policy(name: GroupName, pairs: Pairs = None, folder: Dir = None) -> None:
 
     body = NewPolicy(settings=read_settings(pairs))
     with connect(folder) as controller:
-        made = controller.send("PUT", f"/v1/groups/{name}/policy", PolicyMade, body)
+        made = controller.send("PUT", path("groups", name, "policy"), PolicyMade, body)
     write(f"The policy of group {name} has revision {made.rev}; nodes that are away get it when they come.")
 
 
@@ -145,7 +146,7 @@ def remove(name: GroupName, folder: Dir = None) -> None:
     from fleet.api.forms import Nothing
 
     with connect(folder) as controller:
-        controller.send("DELETE", f"/v1/groups/{name}", Nothing)
+        controller.send("DELETE", path("groups", name), Nothing)
     write(f"Deleted group {name}.")
 
 

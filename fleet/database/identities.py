@@ -63,10 +63,10 @@ def set_key(connection: Connection, name: str, key_sha256: str) -> None:
     connection.execute(update(identities).where(identities.c.id == name).values(key_sha256=key_sha256, revoked_ms=None))
 
 
-def set_api_key(connection: Connection, name: str, sha256: str) -> None:
-    """Makes a key for HTTP the only one of a client, which is not revoked any more; its certificates still are."""
-    new = {"api_key_sha256": sha256, "revoked_ms": None}
-    connection.execute(update(identities).where(identities.c.id == name).values(new))
+def set_api_key(connection: Connection, name: str, sha256: str) -> bool:
+    """Makes a key for HTTP the only one of a client; returns whether it may have one: a revoked client may not."""
+    may = update(identities).where(identities.c.id == name, identities.c.revoked_ms.is_(None))
+    return connection.execute(may.values(api_key_sha256=sha256)).rowcount == 1
 
 
 def find_api_key(connection: Connection, name: str) -> str | None:

@@ -1,6 +1,6 @@
 """What the database knows of operators: rows in, rows out. Each function is a part of a transaction of its caller."""
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from fleet.database.tables import operators
 from fleet.roles import Operator, Role
@@ -19,6 +19,13 @@ def find_operator(connection: Connection, name: str) -> tuple[Operator, str] | N
 def list_operators(connection: Connection) -> list[Operator]:
     """All, by name."""
     return [Operator(*row) for row in connection.execute(select(*_OPERATOR).order_by(operators.c.name))]
+
+
+def lock_admins(connection: Connection, now_ms: int) -> list[str]:
+    """The admins whose tokens are good. They stay so until the transaction ends: PostgreSQL has others wait."""
+    is_good = and_(operators.c.revoked_ms.is_(None), func.coalesce(operators.c.expires_ms, now_ms + 1) > now_ms)
+    query = select(operators.c.name).where(operators.c.role == "admin", is_good).order_by(operators.c.name)
+    return list(connection.execute(query.with_for_update()).scalars())
 
 
 def drop_operator(connection: Connection, name: str) -> None:

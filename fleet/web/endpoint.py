@@ -29,6 +29,7 @@ from fleet.web.problem import Problem, problem_of
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_WHOLE = 2**63  # no field takes a larger one, and written out as an integer it would be long
 
 Authenticate = Callable[[str], Caller]
 Method = Literal["GET", "POST", "PUT", "DELETE"]
@@ -114,7 +115,7 @@ class Endpoint:
             raise Problem(415, "not_json", "cannot read this type of body: send JSON as `application/json`")
         raw = await _read(request, self.max_bytes)
         try:
-            return msgspec.json.decode(raw, type=self.body)
+            return msgspec.convert(_whole(msgspec.json.decode(raw)), self.body, str_keys=True)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Problem(400, "bad_body", f"cannot read the body: {_lower(error)}") from None
 
@@ -136,6 +137,18 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     except ClientDisconnect:
         raise Problem(400, "bad_body", "cannot read the body: the connection ended before it") from None
     return bytes(body)
+
+
+def _whole(value: Any) -> Any:
+    """A JSON value with 1 for 1.0: they are one number in JSON Schema, and some programs write only the latter."""
+    match value:
+        case dict():
+            return {name: _whole(one) for name, one in value.items()}
+        case list():
+            return [_whole(one) for one in value]
+        case float() if value.is_integer() and abs(value) <= MAX_WHOLE:
+            return int(value)
+    return value
 
 
 def _lower(error: Exception) -> str:

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from fleet.api.summary import Summary
 from fleet.errors import FleetError
@@ -46,11 +47,13 @@ class Events:
         if self._num_streams >= MAX_STREAMS:
             what = f"cannot open more than {MAX_STREAMS} streams: close one, or ask `GET /v1/status`"
             raise Problem(429, "busy", what, headers={"Retry-After": "10"})
-        headers = {"Cache-Control": "no-store"}
-        return StreamingResponse(self._events(call), media_type="text/event-stream", headers=headers)
+        self._num_streams += 1
+        return _Stream(self._events(call), self._ended)
+
+    def _ended(self) -> None:
+        self._num_streams -= 1
 
     async def _events(self, call: Call) -> AsyncIterator[bytes]:
-        self._num_streams += 1
         changed = asyncio.get_running_loop().create_future()
         try:
             while True:
@@ -66,7 +69,6 @@ class Events:
                     return
         finally:
             changed.cancel()
-            self._num_streams -= 1
 
     async def _summary(self) -> bytes:
         async with self._making:
@@ -75,3 +77,18 @@ class Events:
                 self._event = b"event: status\ndata: " + msgspec.json.encode(summary) + b"\n\n"
                 self._made_s = time.monotonic()
             return self._event
+
+
+class _Stream(StreamingResponse):
+    """A response that tells its end, also when its sender left before the first event."""
+
+    def __init__(self, events: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Called by Starlette."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from contract.telemetry import InferRow, SysRow
 from fleet.api.readings import Latency, LatencyFilter, Reading, Row, Span
-from fleet.errors import UsageError
 from fleet.inventory import Inventory
 from fleet.readings import Readings
 from fleet.web.endpoint import Call, Endpoint
@@ -19,9 +18,7 @@ def endpoints(readings: Readings, inventory: Inventory, now_ms: Callable[[], int
     def span(wanted: Span | LatencyFilter) -> tuple[int, int]:
         until_ms = now_ms() + 1 if wanted.until_ms is None else wanted.until_ms
         since_ms = until_ms - HOUR_MS if wanted.since_ms is None else wanted.since_ms
-        if since_ms > until_ms:
-            raise UsageError(f"cannot look from {since_ms} to {until_ms}: since_ms must not be after until_ms")
-        return since_ms, until_ms
+        return min(since_ms, until_ms), until_ms
 
     def latency(call: Call) -> Latency | None:
         wanted: LatencyFilter = call.query

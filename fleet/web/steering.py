@@ -1,5 +1,7 @@
 """Changing what nodes run, over HTTP: wishes, groups and their policies, commands."""
 
+from msgspec import UnsetType
+
 from fleet.api.forms import Nothing
 from fleet.api.steering import (
     Awaited,
@@ -13,6 +15,7 @@ from fleet.api.steering import (
     Progress,
     WishChange,
     Wished,
+    WishOfSome,
 )
 from fleet.errors import UsageError
 from fleet.inventory import Inventory
@@ -29,9 +32,13 @@ def endpoints(steering: Steering, inventory: Inventory) -> list[Endpoint]:
 
     def wish(call: Call) -> list[Wished]:
         wanted: NewWish = call.body
-        if (wanted.nodes is None) == (wanted.query is None):
-            raise UsageError("cannot tell which nodes: give either nodes or a query")
-        nodes = wanted.nodes or [record.node for record in find(inventory, wanted.query)]
+        match wanted.nodes, wanted.query:
+            case list() as nodes, UnsetType():
+                pass
+            case UnsetType(), str() as query:
+                nodes = [record.node for record in find(inventory, query)]
+            case _:
+                raise UsageError("cannot tell which nodes: give either nodes or a query")
         change = WishChange(settings=wanted.settings, model=wanted.model, adapters=wanted.adapters)
         return steering.wish(nodes, change, call.caller.name)
 
@@ -64,7 +71,7 @@ def endpoints(steering: Steering, inventory: Inventory) -> list[Endpoint]:
     return [
         Endpoint(
             method="POST", path="/v1/wishes", summary="Wish something of nodes, also of those that are not there",
-            least="operator", work=wish, body=NewWish, answer=list[Wished], max_bytes=MAX_WISH_BYTES,
+            least="operator", work=wish, body=WishOfSome, answer=list[Wished], max_bytes=MAX_WISH_BYTES,
         ),
         Endpoint(
             method="POST", path="/v1/progress", summary="How far nodes are with what was wished", least="viewer",

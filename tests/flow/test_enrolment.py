@@ -20,7 +20,7 @@ from fleet.database.identities import Quotas
 from fleet.database.store import Database, open_database
 from fleet.database.tables import audit, certificates, identities, tokens
 from fleet.enrolment import Enrolment
-from fleet.errors import EnrolmentError, FolderError, UsageError
+from fleet.errors import ConflictError, EnrolmentError, FolderError, UsageError
 from fleet.folder import DatabaseSection, Folder, write_private
 from tests.fakes.controller import settings
 from tests.fakes.signing_requests import request
@@ -194,7 +194,7 @@ def test_the_database_holds_no_token(office: Office) -> None:
 def test_an_id_is_a_node_or_a_client(office: Office) -> None:
     """The access rules of the broker depend on it."""
     office.token("n1")
-    with pytest.raises(UsageError, match="it is a node"):
+    with pytest.raises(ConflictError, match="it is a node"):
         office.enrolment.create_token("client", "n1", TTL_MS, actor="test")
     for name in ("_controller", "N1", "a/b", "+", ""):
         with pytest.raises(UsageError, match="an id is"):
@@ -212,6 +212,21 @@ def test_renewal_keeps_the_key(office: Office) -> None:
         presented = certificate(renewed)
     office.now_ms += CERTIFICATE_LIFE_MS + RENEWAL_GRACE_MS + 1000
     refused("expired", lambda: office.enrolment.renew(presented))
+
+
+def test_each_certificate_is_in_the_audit(office: Office) -> None:
+    """By whom and which: also one that is renewed, but none that is refused."""
+    first = certificate(office.enrol())
+    second = certificate(office.enrolment.renew(first))
+    office.enrolment.revoke("n1", actor="test")
+    refused("revoked", lambda: office.enrolment.renew(second))
+    with office.database.read() as connection:
+        entries = connection.execute(select(audit.c.action, audit.c.actor, audit.c.detail).order_by(audit.c.number))
+        written = [tuple(entry) for entry in entries if entry.action in ("enrol", "renew")]
+    assert written == [
+        ("enrol", "n1", f"certificate {first.serial_number:x}"),
+        ("renew", "n1", f"certificate {second.serial_number:x}"),
+    ]
 
 
 def test_enrolling_again_ends_the_old_key(office: Office) -> None:

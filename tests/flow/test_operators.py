@@ -1,5 +1,6 @@
 """Operators, their tokens, and the keys of clients, on each database."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
@@ -131,8 +132,43 @@ def test_of_many_who_create_one_name_at_once_one_gets_a_token(desk: Desk) -> Non
     desk.operators.authenticate(token)
 
 
+def test_the_last_admin_cannot_be_revoked(desk: Desk) -> None:
+    """Somebody must be able to let others in; who is no admin, or none any more, does not count."""
+    desk.operators.create("ann", "admin", None, actor="test")
+    desk.operators.create("bob", "operator", None, actor="test")
+    desk.operators.create("cy", "admin", 1000, actor="test")
+    desk.now_ms += 1000
+    with pytest.raises(ConflictError, match="'ann': it is the last admin"):
+        desk.operators.revoke("ann", actor="test")
+    desk.operators.create("dee", "admin", 1000, actor="test")
+    for name in ("ann", "bob", "cy"):
+        desk.operators.revoke(name, actor="test")
+    with pytest.raises(ConflictError, match="'dee'"):
+        desk.operators.revoke("dee", actor="test")
+
+
+def test_of_two_admins_who_revoke_each_other_at_once_one_stays(desk: Desk) -> None:
+    """On both databases."""
+    for _ in range(10):
+        for name in ("ann", "bob"):
+            desk.operators.create(name, "admin", None, actor="test", replace=True)
+        gate = threading.Barrier(2)
+
+        def attempt(name: str, gate: threading.Barrier = gate) -> None:
+            gate.wait()
+            with contextlib.suppress(ConflictError):
+                desk.operators.revoke(name, actor="test")
+
+        threads = [threading.Thread(target=attempt, args=(name,)) for name in ("ann", "bob")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [one.revoked_ms is None for one in desk.operators.list()].count(True) == 1
+
+
 def test_a_client_has_one_key_until_it_is_revoked(desk: Desk) -> None:
-    """Revoking takes the key with it, and enrolling again does not bring it back; a new key does."""
+    """Revoking takes the key with it, and there is no other. Enrolling again allows one, and does not bring it back."""
     desk.client("lamp", Quotas())
     first = desk.operators.create_key("lamp", actor="test")
     assert desk.operators.authenticate(first) == Caller("lamp", "client")
@@ -142,6 +178,8 @@ def test_a_client_has_one_key_until_it_is_revoked(desk: Desk) -> None:
     desk.revoke("lamp")
     with pytest.raises(AccessError):
         desk.operators.authenticate(second)
+    with pytest.raises(ConflictError, match="it is revoked"):
+        desk.operators.create_key("lamp", actor="test")
     with desk.database.write() as connection:
         identities.set_key(connection, "lamp", "0" * 64)
     with pytest.raises(AccessError):

@@ -171,6 +171,8 @@ def test_nodes_are_listed_by_query(controller: ControllerProcess) -> None:
             wrong = controller.fleet(*words)
             assert (wrong.returncode, wrong.stdout) == (2, ""), words
             assert wrong.stderr.startswith("fleet: cannot ")
+        _, line, caret = controller.fleet("nodes", "online and sit=a").stderr.splitlines()
+        assert line[caret.index("^") :] == "sit=a"
 
 
 def wished(node: ScriptedNode) -> Desired:
@@ -234,6 +236,28 @@ def test_what_cannot_be_meant_is_wrong_usage(controller: ControllerProcess, word
     wrong = controller.fleet(*words)
     assert (wrong.returncode, wrong.stdout) == (2, ""), words
     assert wrong.stderr.startswith("fleet: cannot ")
+
+
+def test_what_is_no_id_does_not_lead_to_another_route(controller: ControllerProcess, elsewhere: Elsewhere) -> None:
+    """Every command that takes an id: wrong usage, and nothing is asked; above all nobody else is revoked."""
+    victim = controller.operator("viewer").partition(":")[0]
+    elsewhere.login(controller.operator("admin"))
+    for words in (
+        ["revoke", f"../operators/{victim}"],
+        ["operator", "revoke", f"../operators/{victim}"],
+        ["show", "../operators"],
+        ["why", "../operators?x="],
+        ["client", "key", "app/../app"],
+        ["group", "rm", "hall/policy"],
+        ["group", "save", "hall#", "online"],
+        ["group", "policy", "%2e%2e"],
+        ["cmd", "..", "logs"],
+    ):
+        wrong = elsewhere.fleet(*words)
+        assert (wrong.returncode, wrong.stdout) == (2, ""), words
+        assert re.fullmatch(r"fleet: cannot find '.*': an id is .*\n", wrong.stderr), wrong.stderr
+    found = json.loads(elsewhere.fleet("operator", "ls", "--json").stdout)
+    assert [one["revoked_ms"] for one in found if one["name"] == victim] == [None]
 
 
 def test_a_command_shows_what_came_of_it(controller: ControllerProcess) -> None:

@@ -10,6 +10,8 @@ from fleet.commands.status import is_well, verdict
 from fleet.commands.steering import read_settings
 from fleet.errors import UsageError
 from fleet.fields import Record
+from fleet.query import parse
+from fleet.terminal import complain
 from fleet.web.nodes import in_order
 
 WELL = Summary(
@@ -34,6 +36,25 @@ def test_the_verdict_comes_first(change: dict[str, Any], well: bool, words: str)
     summary = replace(WELL, **change)
     assert is_well(summary) is well
     assert words in verdict(summary)
+
+
+def test_a_query_that_is_none_is_shown_with_the_place(capsys: pytest.CaptureFixture[str]) -> None:
+    """The caret is below the character that the sentence names."""
+    with pytest.raises(UsageError) as error:
+        parse("online and cores<4g")
+    complain(str(error.value))
+    sentence, line, caret = capsys.readouterr().err.splitlines()
+    assert sentence == "fleet: cannot read the query: at character 18, '4g' is no number"
+    assert line[caret.index("^") :] == "4g"
+
+
+@pytest.mark.parametrize("text", ["cannot a\nfleet: b", "cannot a\r\nfleet: b", "cannot a\n  b\nfleet: c\x1b[2J"])
+def test_what_others_say_cannot_pose_as_a_complaint(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line begins with our name, and no control character moves the cursor."""
+    complain(text)
+    said = capsys.readouterr().err
+    assert sum(line.startswith("fleet: ") for line in said.split("\n")) == 1
+    assert not set(said) & {"\r", "\x1b"}
 
 
 def test_settings_are_json_where_they_can_be() -> None:
