@@ -32,7 +32,6 @@ from fleet.link import Incoming, Link
 from fleet.nodes import Machine, Node, read_reported, traits_of
 from fleet.readings import RAW_MS
 from fleet.steering import Steering
-from fleet.wishes import MAX_REV
 
 log = structlog.get_logger()
 
@@ -181,8 +180,6 @@ class Intake:
     def _take_reported(self, name: str, payload: bytes, now_ms: int, *, is_old: bool) -> None:
         _check_size(payload, MAX_REPORT_BYTES)
         reported, node = read_reported(payload) if payload else None, self._inventory.node(name)
-        if reported is not None and reported.rev >= MAX_REV:
-            raise BadMessage(f"revision {reported.rev} is larger than any that is given out")
         if reported != node.reported:
             node.reported, node.reported_ms = reported, now_ms
             self._changed.add(name)
@@ -205,8 +202,6 @@ class Intake:
         if kind not in KINDS:
             return  # of a newer node
         batch = _decode(_TELEMETRY, payload, MAX_TELEMETRY_BYTES)
-        if batch.seq >= MAX_REV:
-            raise BadMessage(f"number {batch.seq} is larger than a node can count to")
         rows: Sequence[SysRow | InferRow] = unpack(batch, SysRow) if kind == "sys" else unpack(batch, InferRow)
         if rows and max(row.age_s for row in rows) * 1000 > RAW_MS:
             raise BadMessage("a row is older than rows are kept")

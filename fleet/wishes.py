@@ -10,10 +10,9 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
+from contract.limits import MAX_INTEGER
 from contract.steering import Desired
 from fleet.database.tables import desired
-
-MAX_REV = 2**53  # what a JSON number holds everywhere
 
 
 class Held(Struct, frozen=True, gc=False):
@@ -63,7 +62,7 @@ class Wishes:
         Returns:
             Whether it is newer than ours, which means that the database was set back.
         """
-        if rev >= MAX_REV or rev <= (self.rev(node) or 0):
+        if rev > MAX_INTEGER or rev <= (self.rev(node) or 0):
             return False
         self._floors[node] = max(rev, self._floors.get(node, 0))
         return True

@@ -9,12 +9,15 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from contract import topics
-from contract.presence import NodeState
+from contract.presence import NodeState, Speed
 from contract.steering import Event, Reported, Telemetry
-from contract.telemetry import pack_sys
+from contract.telemetry import SysRow, pack_sys
+from fleet.causes import causes
 from fleet.database import identities
 from fleet.database.tables import events, telemetry
 from fleet.query import parse
+from fleet.readings import HOUR_MS, Readings
+from fleet.retention import Retention
 from tests.fakes.headquarters import BUSY, FIT, START_MS, Headquarters, card
 
 
@@ -112,12 +115,24 @@ def test_a_node_that_was_deleted_is_forgotten(headquarters: Headquarters, databa
     again.close()
 
 
-HUGE = 2**63
+LARGEST, HUGE, ENDLESS = 2**53 - 1, 2**53, 10**400
 BAD: tuple[tuple[topics.Topic, bytes | msgspec.Struct], ...] = (
     (topics.NodeStatus("n1"), b"not JSON"),
     (topics.NodeStatus("n1"), b'{"s":"fine","sess":1,"ts":1}'),
     (topics.NodeStatus("n1"), b'{"s":"online","sess":1,"ts":1,"more":"\xff"}'),
+    (topics.NodeStatus("n1"), NodeState("online", 1, ENDLESS)),
+    (topics.NodeStatus("n1"), NodeState("online", ENDLESS, 1)),
     (topics.NodeCard("n1"), card("n2")),
+    (topics.NodeCard("n1"), card("n1", ram_mib=ENDLESS)),
+    (topics.NodeCard("n1"), card("n1", speed=Speed(1.0, 1e308))),
+    (topics.NodeReported("n1"), Reported(rev=1, phase="fetching", within_ms=ENDLESS)),
+    (topics.NodeEvent("n1", "alert"), Event("e", ENDLESS, "x", {})),
+    (topics.NodeTelemetry("n1", "sys"), Telemetry(run="r", seq=0, ts=ENDLESS, fields=["age_s"], rows=[[0]])),
+    (topics.NodeTelemetry("n1", "sys"), Telemetry(run="r", seq=0, ts=1, fields=["age_s", "queue"], rows=[[0, HUGE]])),
+    (
+        topics.NodeTelemetry("n1", "sys"),
+        Telemetry(run="r", seq=0, ts=1, fields=["age_s", "temperature_c"], rows=[[0, 1e308]]),
+    ),
     (topics.NodeCard("n1"), card("n1", labels={"a": "x" * 70_000})),
     (topics.NodeReported("n1"), Reported(rev=HUGE, phase="idle")),
     (topics.NodeReported("n1"), b"[" * 10_000),
@@ -146,14 +161,66 @@ def test_what_cannot_be_read_is_counted_and_left_out(
 
 
 ODD: tuple[tuple[topics.Topic, bytes | msgspec.Struct], ...] = (
-    (topics.NodeStatus("n1"), NodeState("online", HUGE, HUGE)),
+    (topics.NodeStatus("n1"), NodeState("online", LARGEST, LARGEST)),
     (topics.NodeCard("n1"), card("n1", site="a\0b", labels={"é\0": "\U0001f600"})),
-    (topics.NodeReported("n1"), Reported(rev=2**53 - 1, phase="failed", error="\0", settings={"x": HUGE})),
-    (topics.NodeEvent("n1", "alert"), Event("e", HUGE, "x", {"y": "\0", "z": HUGE})),
-    (topics.NodeTelemetry("n1", "sys"), Telemetry(run="r", seq=2**53 - 1, ts=HUGE, fields=["age_s"], rows=[[0]])),
+    (topics.NodeReported("n1"), Reported(rev=LARGEST, phase="failed", error="\0", settings={"x": HUGE})),
+    (topics.NodeEvent("n1", "alert"), Event("e", LARGEST, "x", {"y": "\0", "z": ENDLESS})),
+    (topics.NodeEvent("n1", "alert"), Event("f", 1, "clock_wrong", {"off_s": 1e308})),
+    (topics.NodeEvent("n1", "alert"), Event("g", 1, "disk_low", {"free_mib": -ENDLESS})),
+    (topics.NodeTelemetry("n1", "sys"), Telemetry(run="r", seq=LARGEST, ts=LARGEST, fields=["age_s"], rows=[[0]])),
     (topics.NodeTelemetry("n1", "infer"), Telemetry(run="r", seq=0, ts=1, fields=["new", "n"], rows=[])),
     (topics.NodeTelemetry("n1", "net"), Telemetry(run="r", seq=0, ts=1, fields=[], rows=[])),
 )  # fmt: skip
+
+
+def test_odd_values_do_not_stop_the_answers(headquarters: Headquarters) -> None:
+    """One node that says whatever it may neither hides the others nor fills a screen."""
+    headquarters.join("n2")
+    headquarters.status("n2", "lost")
+    for topic, message in ODD:
+        headquarters.hear(topic, message)
+    headquarters.status("n1", "lost", sess=LARGEST)
+    said = msgspec.json.encode([headquarters.inventory.summary(), causes(headquarters.inventory.evidence("n1"))])
+    assert b"0" * 50 not in said
+    assert [one.node for one in headquarters.inventory.summary().worst] == ["n1", "n2"]
+
+
+def test_a_node_that_cannot_be_read_does_not_hide_the_others(headquarters: Headquarters) -> None:
+    """It is named as what it is."""
+    for node in ("n1", "n2"):
+        headquarters.join(node)
+        headquarters.status(node, "lost")
+    headquarters.inventory.nodes["n1"].clock_ahead_ms = ENDLESS
+    assert [(one.node, one.cause) for one in headquarters.inventory.summary().worst] == [
+        ("n1", "unreadable"), ("n2", "lost"),
+    ]  # fmt: skip
+
+
+def test_what_an_older_version_stored_and_this_one_refuses_is_left_out(
+    headquarters: Headquarters, database_url: str
+) -> None:
+    """The controller starts, and answers as if that had never been said."""
+    headquarters.join("n1")
+    headquarters.infer("n1", BUSY)
+    headquarters.event("n1", "agent_started", {})
+    endless = str(ENDLESS)
+    with headquarters.database.write() as connection:
+        for table, column in (("nodes", "status"), ("nodes", "card"), ("nodes", "reported"), ("series", "last")):
+            connection.exec_driver_sql(f"UPDATE {table} SET {column} = '{{\"ts\": {endless}}}'")  # noqa: S608  # ours
+        connection.exec_driver_sql(f"UPDATE telemetry SET row = '{{\"age_s\": {endless}}}'")  # noqa: S608  # ours
+        connection.exec_driver_sql(f"UPDATE events SET event = '{{\"ts\": {endless}}}'")  # noqa: S608  # ours
+    again = Headquarters(database_url)
+    detail = again.inventory.detail("n1")
+    assert detail
+    assert (detail.record.state, detail.card, detail.reported, detail.sys) == ("unknown", None, None, None)
+    assert (detail.infer, detail.events) == (None, [])
+    assert [one.node for one in again.inventory.summary().worst] == ["n1"]
+    readings = Readings(again.database, again.clock)
+    assert readings.rows("n1", SysRow, 0, again.now_ms + 1, 10) == []
+    assert readings.latency(None, "first_token_ms", 0, again.now_ms + 1) is None
+    again.now_ms += 4 * HOUR_MS
+    Retention(again.database, again.clock, lambda: False).tidy()
+    again.close()
 
 
 def test_odd_values_do_not_stop_the_writing(headquarters: Headquarters, database_url: str) -> None:
