@@ -179,6 +179,8 @@ class Intake:
 
     def _take_reported(self, name: str, payload: bytes, now_ms: int, *, is_old: bool) -> None:
         _check_size(payload, MAX_REPORT_BYTES)
+        if not payload and name not in self._inventory.nodes:
+            return  # it was forgotten
         reported, node = read_reported(payload) if payload else None, self._inventory.node(name)
         if reported != node.reported:
             node.reported, node.reported_ms = reported, now_ms
@@ -221,8 +223,8 @@ class Intake:
 
     def _forget(self, name: str) -> None:
         """A node's retained messages were deleted: it is not part of the fleet any more."""
-        if self._inventory.nodes.pop(name, None) is not None:
-            self._forgotten.add(name)
+        self._inventory.nodes.pop(name, None)
+        self._forgotten.add(name)
 
     def _write(self) -> None:
         known = self._inventory.nodes

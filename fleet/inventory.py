@@ -89,16 +89,17 @@ class Inventory:
     # For everybody.
 
     def knows(self, node: str) -> bool:
-        """Whether there is such a node: it was heard, or has enrolled."""
+        """Whether there is such a node: it was heard, or may come."""
         if node in self.nodes:
             return True
         with self._database.read() as connection:
-            return heard.identity_of(connection, node) is not None
+            identity = heard.identity_of(connection, node)
+        return identity is not None and identity.revoked_ms is None
 
     def is_online(self, node: str) -> bool:
         """Whether a message would reach it now, as far as the broker knows."""
         found = self.nodes.get(node)
-        return found is not None and found.state in ("online", "degraded", "draining")
+        return found is not None and found.is_online
 
     def record(self, node: str) -> Record | None:
         """What can be asked about a node; None when it was never heard."""
@@ -161,15 +162,19 @@ class Inventory:
 
     def summary(self) -> Summary:
         """The fleet at a glance."""
-        nodes, now_ms = list(self.nodes.values()), self._now_ms()
+        now_ms = self._now_ms()
         with self._database.read() as connection:
             never_came = sorted(heard.enrolled_nodes(connection) - self.nodes.keys())
+            revoked = heard.revoked_nodes(connection)
+        # Who was locked out and is away is as it should be.
+        nodes = [node for node in list(self.nodes.values()) if node.name not in revoked or node.is_online]
         ranked = [(rank, node) for node in nodes if (rank := node.rank(now_ms)) < WELL]
         ranked.sort(key=lambda one: (one[0], one[1].name))
         sites = self._sites()
         return Summary(
             at_ms=now_ms, heard_ms=self.heard_ms, num_nodes=len(nodes),
             states=dict(Counter(node.state for node in nodes)),
+            num_revoked=len(self.nodes) - len(nodes),
             num_never_came=len(never_came), never_came=never_came[:NUM_WORST],
             num_unwell=len(ranked), worst=[self._unwell(node, sites) for _, node in ranked[:NUM_WORST]],
             num_gaps=sum(node.num_gaps for node in nodes), num_bad_messages=self.num_bad_messages,

@@ -53,6 +53,11 @@ class Node(Struct, gc=False, kw_only=True):
         return self.status.s if self.status else UNKNOWN
 
     @property
+    def is_online(self) -> bool:
+        """Whether a message would reach it now, as far as the broker knows."""
+        return self.state in ("online", "degraded", "draining")
+
+    @property
     def num_gaps(self) -> int:
         """Batches of telemetry that were sent and did not come."""
         return sum(series.num_gaps for series in self.series.values())

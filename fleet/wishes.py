@@ -84,6 +84,11 @@ class Wishes:
             connection.execute(old, [{"of": row["node"], "newest": row["rev"]} for row in rows])
         return made
 
+    def drop(self, connection: Connection, node: str) -> None:
+        """Nothing is wished of a node any more. One of its name that comes later says which revision it knows."""
+        connection.execute(delete(desired).where(desired.c.node == node))
+        self._held.pop(node, None)
+
     def hold(self, made: dict[str, Held]) -> None:
         """From now on these are the newest."""
         self._held |= made

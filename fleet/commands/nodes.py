@@ -1,4 +1,4 @@
-"""`fleet nodes`, `fleet show` and `fleet why`."""
+"""`fleet nodes`, `fleet show`, `fleet why` and `fleet forget`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,6 +83,15 @@ def why(node: Node, json: Json = False, folder: Dir = None) -> None:
         write(f"  → {cause.advice}")
     if found.causes:
         raise typer.Exit(UNHEALTHY)
+
+
+def forget(node: Node, folder: Dir = None) -> None:
+    """Take a node that is revoked out of the fleet, with all that it said last and that was wished of it."""
+    from fleet.api.forms import Nothing
+
+    with connect(folder) as controller:
+        controller.send("DELETE", f"/v1/nodes/{node}", Nothing)
+    write(f"{node} is forgotten.")
 
 
 def _pages(folder: Path | None, query: str | None, sort: str, limit: int) -> "NodePage":

@@ -51,6 +51,8 @@ def is_well(summary: Summary) -> bool:
 def verdict(summary: Summary) -> str:
     """One line, such as "not well: 1 of 3 nodes; 2 online, 1 lost"."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(summary.states.items(), key=lambda one: -one[1]))
+    if summary.num_revoked:
+        states += f"{', ' if states else ''}{summary.num_revoked} revoked besides"
     nodes = f"{summary.num_nodes} node{'' if summary.num_nodes == 1 else 's'}"
     if summary.broker_down_s is not None:
         return f"blind: no connection to the broker for {age(summary.broker_down_s)}; {nodes} known: {states or 'none'}"
@@ -59,7 +61,7 @@ def verdict(summary: Summary) -> str:
     if summary.num_unwell or summary.num_never_came:
         never = f", {summary.num_never_came} enrolled and never came" if summary.num_never_came else ""
         return f"not well: {summary.num_unwell} of {nodes}; {states or 'none heard'}{never}"
-    return f"well: {nodes}, {states}" if summary.num_nodes else "no nodes yet: `fleet token create` lets one enrol"
+    return f"well: {nodes}, {states}" if states else "no nodes yet: `fleet token create` lets one enrol"
 
 
 def _show_once(login: Login, *, json: bool) -> bool:

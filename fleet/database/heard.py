@@ -58,6 +58,12 @@ def enrolled_nodes(connection: Connection) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
+def revoked_nodes(connection: Connection) -> set[str]:
+    """Names of the nodes that are revoked."""
+    query = select(identities.c.id).where(identities.c.role == "node", identities.c.revoked_ms.is_not(None))
+    return set(connection.execute(query).scalars())
+
+
 def identity_of(connection: Connection, node: str) -> AnyRow | None:
     """A node's identity: `created_ms, revoked_ms`."""
     query = select(identities.c.created_ms, identities.c.revoked_ms)

@@ -12,9 +12,13 @@ from contract import topics
 from contract.presence import NodeState, Speed
 from contract.steering import Event, Reported, Telemetry
 from contract.telemetry import SysRow, pack_sys
+from fleet.api.audit import AuditFilter
+from fleet.api.steering import WishChange
 from fleet.causes import causes
 from fleet.database import identities
+from fleet.database.audit import read_audit
 from fleet.database.tables import events, telemetry
+from fleet.errors import ConflictError, NotFoundError, UnreachableError
 from fleet.query import parse
 from fleet.readings import HOUR_MS, Readings
 from fleet.retention import Retention
@@ -113,6 +117,68 @@ def test_a_node_that_was_deleted_is_forgotten(headquarters: Headquarters, databa
     again = Headquarters(database_url)
     assert again.inventory.records() == []
     again.close()
+
+
+def revoke(headquarters: Headquarters, node: str) -> None:
+    """Its identity is taken away."""
+    with headquarters.database.write() as connection:
+        identities.add_identity(connection, node, "node", START_MS)
+        identities.revoke_identity(connection, node, START_MS)
+
+
+def test_who_is_revoked_and_away_is_not_unwell(headquarters: Headquarters) -> None:
+    """It is counted as that alone; one that is there in spite of it is seen."""
+    for node in ("n1", "n2"):
+        headquarters.join(node)
+    headquarters.status("n1", "lost")
+    revoke(headquarters, "n1")
+    revoke(headquarters, "n2")
+    summary = headquarters.inventory.summary()
+    assert (summary.num_nodes, summary.num_unwell, summary.num_revoked) == (1, 0, 1)
+    assert summary.states == {"online": 1}
+
+
+def test_a_forgotten_node_is_gone_for_good(headquarters: Headquarters, database_url: str) -> None:
+    """From memory, database and broker, also with what the broker says of that; what stays is the audit."""
+    headquarters.join("n1")
+    headquarters.steering.wish(["n1"], WishChange(model="smol@1"), "ann")
+    headquarters.status("n1", "lost")
+    revoke(headquarters, "n1")
+    headquarters.posts.clear()
+    headquarters.forgetting.forget("n1", "ann")
+    emptied = dict(headquarters.posts)
+    kinds = (topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeHave, topics.NodeDesired)
+    assert emptied == {kind("n1"): b"" for kind in kinds}
+    for topic in emptied:
+        headquarters.hear(topic, b"")
+    again = Headquarters(database_url)
+    for one in (headquarters, again):
+        assert (one.inventory.records(), one.inventory.wishes.all()) == ([], [])
+        assert not one.inventory.knows("n1")
+        with pytest.raises(NotFoundError):
+            one.forgetting.forget("n1", "ann")
+    with headquarters.database.read() as connection:
+        entries = read_audit(connection, AuditFilter(action="forget"))
+    assert [(one.actor, one.subject) for one in entries] == [("ann", "n1")]
+    again.close()
+
+
+def test_who_may_come_is_not_forgotten(headquarters: Headquarters) -> None:
+    """Nor who is there without an identity of ours, nor anybody without the broker."""
+    for node in ("n1", "n2"):
+        headquarters.join(node)
+    with headquarters.database.write() as connection:
+        identities.add_identity(connection, "n1", "node", START_MS)
+    for node, why in (("n1", "fleet revoke n1"), ("n2", "it is there")):
+        with pytest.raises(ConflictError, match=why):
+            headquarters.forgetting.forget(node, "ann")
+    headquarters.status("n2", "offline")
+    headquarters.connected = False
+    with pytest.raises(UnreachableError):
+        headquarters.forgetting.forget("n2", "ann")
+    headquarters.connected = True
+    headquarters.forgetting.forget("n2", "ann")
+    assert [one.node for one in headquarters.inventory.records()] == ["n1"]
 
 
 LARGEST, HUGE, ENDLESS = 2**53 - 1, 2**53, 10**400
