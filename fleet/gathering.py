@@ -56,7 +56,7 @@ def gather(
     return Evidence(
         node=name,
         broker_down_s=broker_down_s,
-        state=node.status.s if node.status else None,
+        state=node.presence,
         seen_s=None if node.seen_ms is None else (now_ms - node.seen_ms) / 1000,
         keepalive_s=HEARTBEAT_S,  # the node may be silent between two reports
         site=node.traits.site or "",

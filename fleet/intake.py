@@ -29,7 +29,7 @@ from fleet.database.tables import series as series_table
 from fleet.errors import FleetError
 from fleet.inventory import Inventory
 from fleet.link import Incoming, Link
-from fleet.nodes import Machine, Node, read_reported, traits_of
+from fleet.nodes import RETURN_MS, SETTLE_MS, Machine, Node, read_reported, traits_of
 from fleet.readings import RAW_MS
 from fleet.steering import Steering
 
@@ -65,6 +65,7 @@ class Intake:
         self._rows: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
         self._complained: set[str] = set()
+        self._connected_ms: int | None = None  # None: who is missing since then is known
 
     def take(self, incoming: Incoming) -> None:
         """Takes a message into memory. Never raises."""
@@ -94,6 +95,20 @@ class Intake:
         self._inventory.is_stored = True
         return True
 
+    def begin(self) -> None:
+        """There is a new connection. The broker may have died, and with it nodes that it still has as being there."""
+        self._connected_ms = self._now_ms()
+
+    def miss(self) -> None:
+        """Finds the nodes that should be there and have said nothing since the connection came."""
+        now_ms, since_ms = self._now_ms(), self._connected_ms
+        if since_ms is None or now_ms < since_ms + RETURN_MS:
+            return
+        for node in list(self._inventory.nodes.values()):
+            node.is_missing |= node.is_online and node.spoke_ms < since_ms + SETTLE_MS
+        self._connected_ms = None
+        self._inventory.announce()
+
     def run(self, link: Link, ended: threading.Event) -> None:
         """Takes what comes until `ended`, then writes the rest."""
         num_connections, due, taken = 0, 0.0, list[Incoming]()
@@ -107,6 +122,9 @@ class Intake:
                     taken += [incoming for incoming in new if incoming.mid]
                     if new:
                         self._inventory.announce()
+                    self.miss()
+                elif self._connected_ms is not None:
+                    self.begin()  # nobody is heard meanwhile
                 if time.monotonic() >= due:
                     due = time.monotonic() + FLUSH_S
                     if self.flush():
@@ -122,9 +140,10 @@ class Intake:
         if link.connected:
             self._inventory.broker_down_since_ms = None
         elif self._inventory.broker_down_since_ms is None:
-            self._inventory.broker_down_since_ms = self._now_ms()
+            self._inventory.broker_down_since_ms, self._connected_ms = self._now_ms(), None
             self._inventory.announce()
         if link.num_connections != num_connections:
+            self.begin()
             self._steering.resend()
         return link.num_connections
 
@@ -158,7 +177,8 @@ class Intake:
         if status.s == "lost":  # said by the broker: the node's time is that of its connection
             return
         if not is_old:
-            node.seen_ms, node.clock_ahead_ms = now_ms, status.ts - now_ms
+            node.speak(now_ms)
+            node.clock_ahead_ms = status.ts - now_ms
         elif node.seen_ms is None and clock_is_set(status.ts):
             node.seen_ms = min(status.ts, now_ms)
 
@@ -175,7 +195,7 @@ class Intake:
             self._changed.add(name)
             self._steering.heard_card(name)
         if not is_old:
-            node.seen_ms = now_ms
+            node.speak(now_ms)
 
     def _take_reported(self, name: str, payload: bytes, now_ms: int, *, is_old: bool) -> None:
         _check_size(payload, MAX_REPORT_BYTES)
@@ -186,7 +206,7 @@ class Intake:
             node.reported, node.reported_ms = reported, now_ms
             self._changed.add(name)
         if not is_old:
-            node.seen_ms = now_ms
+            node.speak(now_ms)
         self._steering.heard_report(name, reported.rev if reported else 0)
 
     def _take_event(self, name: str, kind: str, payload: bytes, now_ms: int) -> None:
@@ -196,7 +216,7 @@ class Intake:
                 raise BadMessage(f"an event's eid and name have 1 to {MAX_NAME_CHARS} printable characters")
         if kind == "cmd":
             self._steering.commands.take(name, event.data)
-        self._inventory.node(name).seen_ms = now_ms
+        self._inventory.node(name).speak(now_ms)
         row = {"node": name, "eid": event.eid, "kind": kind, "name": event.name, "at_ms": now_ms}
         self._events.append({**row, "event": payload.decode()})
 
@@ -207,7 +227,8 @@ class Intake:
         rows: Sequence[SysRow | InferRow] = unpack(batch, SysRow) if kind == "sys" else unpack(batch, InferRow)
         if rows and max(row.age_s for row in rows) * 1000 > RAW_MS:
             raise BadMessage("a row is older than rows are kept")
-        node.seen_ms, node.clock_ahead_ms = now_ms, batch.ts - now_ms
+        node.speak(now_ms)
+        node.clock_ahead_ms = batch.ts - now_ms
         node.series[kind], verdict = series.take(node.series.get(kind), batch.run, batch.seq)
         if verdict is series.Verdict.DOUBLE:
             return

@@ -19,6 +19,7 @@ from fleet.database import identities
 from fleet.database.audit import read_audit
 from fleet.database.tables import events, telemetry
 from fleet.errors import ConflictError, NotFoundError, UnreachableError
+from fleet.nodes import RETURN_MS
 from fleet.query import parse
 from fleet.readings import HOUR_MS, Readings
 from fleet.retention import Retention
@@ -63,6 +64,44 @@ def test_the_will_of_an_older_connection_changes_nothing(headquarters: Headquart
     assert state(headquarters) == "lost"
     headquarters.status("n1", sess=1)  # a disk was replaced, and its count with it
     assert state(headquarters) == "online"
+
+
+def test_who_died_with_the_broker_is_lost(headquarters: Headquarters) -> None:
+    """The broker still has all as online; who is there says something in time, the others are missed everywhere."""
+    for node in ("n1", "n2", "n3"):
+        headquarters.join(node)
+    status = headquarters.inventory.nodes["n1"].status
+    assert status
+    headquarters.now_ms += 1000
+    headquarters.intake.begin()
+    headquarters.hear(topics.NodeStatus("n1"), status, retained=True)
+    headquarters.report("n1", 0, "idle")  # waited at the broker
+    headquarters.now_ms += RETURN_MS - 1
+    headquarters.report("n2", 0, "idle")
+    headquarters.status("n3", "offline", sess=99)
+    headquarters.intake.miss()
+    assert headquarters.inventory.summary().states == {"online": 2, "offline": 1}
+    headquarters.now_ms += 1
+    headquarters.intake.miss()
+    assert headquarters.inventory.summary().states == {"lost": 1, "online": 1, "offline": 1}
+    assert [one.node for one in headquarters.inventory.find(parse("lost"))] == ["n1"]
+    assert headquarters.why("n1") == ["lost"]
+    assert not headquarters.inventory.is_online("n1")
+    headquarters.report("n1", 0, "idle")  # it was there after all
+    assert state(headquarters) == "online"
+
+
+def test_nobody_is_missed_while_nobody_can_be_heard(headquarters: Headquarters) -> None:
+    """Nor a second time for the same connection: who falls silent later is silent, which is something else."""
+    headquarters.join("n1")
+    headquarters.intake.miss()  # there was no connection yet
+    headquarters.intake.begin()
+    headquarters.now_ms += RETURN_MS // 2
+    headquarters.report("n1", 0, "idle")
+    for _ in range(2):
+        headquarters.now_ms += RETURN_MS
+        headquarters.intake.miss()
+        assert state(headquarters) == "online"
 
 
 def test_everything_is_there_after_a_restart(headquarters: Headquarters, database_url: str) -> None:
