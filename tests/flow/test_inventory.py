@@ -265,6 +265,21 @@ def test_what_cannot_be_read_is_counted_and_left_out(
     assert state(headquarters) == "online"
 
 
+def test_a_message_that_finds_a_fault_of_ours_takes_no_other_with_it(
+    headquarters: Headquarters, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is counted and named with its kind; the next one counts."""
+
+    def fail(*_: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(headquarters.steering.commands, "take", fail)
+    headquarters.event("n1", "logs", {"id": "x", "status": 200}, kind="cmd")
+    headquarters.status("n1")
+    assert (headquarters.inventory.num_bad_messages, state(headquarters)) == (1, "online")
+    assert "KeyError: 'ours'" in "".join(capfd.readouterr())
+
+
 ODD: tuple[tuple[topics.Topic, bytes | msgspec.Struct], ...] = (
     (topics.NodeStatus("n1"), NodeState("online", LARGEST, LARGEST)),
     (topics.NodeCard("n1"), card("n1", site="a\0b", labels={"é\0": "\U0001f600"})),
