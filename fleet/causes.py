@@ -96,7 +96,7 @@ def _stopped(e: Evidence) -> Lines:
 def _disk_full(e: Evidence) -> Lines:
     if e.disk_free_mib is not None and e.disk_free_mib < DISK_LOW_MIB:
         yield f"{e.disk_free_mib} MiB are free on its disk{_told(e)}"
-        yield from _answered(e, 507)
+        yield from _failures(e)
 
 
 def _no_memory(e: Evidence) -> Lines:
@@ -148,7 +148,7 @@ def _crash_loop(e: Evidence) -> Lines:
     crashes = e.deaths.get("crash", 0) + e.deaths.get("nonsense", 0)
     if e.is_here and crashes >= MANY_DEATHS:
         yield f"{crashes} engines crashed lately{f'; the last: {e.engine_problem}' if e.engine_problem else ''}"
-        yield from _answered(e, 500)
+        yield from _failures(e)
 
 
 def _hangs(e: Evidence) -> Lines:
@@ -278,9 +278,9 @@ def _refused(e: Evidence, *events: str) -> Lines:
     yield from (f"it refused a document: {event}" for event in events if event in e.document_refusals)
 
 
-def _answered(e: Evidence, status: int) -> Lines:
-    if count := e.answers.get(status, 0):
-        yield f"{count} of {sum(e.answers.values())} requests lately ended with {status}"
+def _failures(e: Evidence) -> Lines:
+    if count := e.answers.get(500, 0):
+        yield f"{count} of {sum(e.answers.values())} requests failed lately (5xx)"
 
 
 def _seen(e: Evidence) -> str:

@@ -47,7 +47,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     quarantined: int = 0
     queue: int | None = None
     queue_limit: int | None = None
-    answers: dict[int, int] = {}  # lately, by status
+    answers: dict[int, int] = {}  # lately, by status; 400 and 500 stand for all that begin like them
     reported_rev: int | None = None
     phase: Phase | None = None
     phase_late_s: float = 0.0  # past the end that it promised

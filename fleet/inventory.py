@@ -67,6 +67,7 @@ class Inventory:
                 node.series[kind] = msgspec.json.decode(series, type=Series)
                 if last and (row := read(last, SysRow)) is not None:
                     node.machine = Machine(at_ms, row)
+        self.heard_ms = max((node.seen_ms for node in self.nodes.values() if node.seen_ms), default=None)
 
     # For `fleet.intake`.
 

@@ -284,6 +284,7 @@ class Link:
     def _wait_for_ack(self, mid: int, what: str, timeout_s: float) -> list[ReasonCode]:
         with self._acked:
             if not self._acked.wait_for(lambda: mid in self._acks, timeout_s):
+                self._unawaited.add(mid)  # kept, it would answer for a later message with the same number
                 raise self._lost(what)
             return self._acks.pop(mid)
 

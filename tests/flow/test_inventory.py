@@ -113,6 +113,7 @@ def test_everything_is_there_after_a_restart(headquarters: Headquarters, databas
     before = headquarters.inventory.detail("n1")
     again = Headquarters(database_url)
     assert again.inventory.detail("n1") == before
+    assert again.inventory.summary().heard_ms == START_MS
     assert before
     assert (before.sys, before.gaps) == (FIT, {"sys": 0, "infer": 0})
     assert [one.event.name for one in before.events] == ["agent_started"]

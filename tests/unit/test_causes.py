@@ -28,7 +28,7 @@ FAULTS: dict[str, Evidence] = {
     "certificate_expired": replace(LOST, certificate_left_s=-3 * HOUR),
     "site_down": replace(LOST, site_nodes_lost=3),
     "stopped": replace(WELL, state="offline", seen_s=3 * DAY),
-    "disk_full": replace(WELL, disk_free_mib=3, answers={200: 10, 507: 40}, phase="failed", error="cannot write"),
+    "disk_full": replace(WELL, disk_free_mib=3, answers={200: 10, 500: 40}, phase="failed", error="cannot write"),
     "no_memory": replace(WELL, deaths={"killed": 5}, ram_available_mib=60, memory_stalled_percent=44),
     "hot": replace(WELL, temperature_c=91, throttled_percent=70, answers={200: 30, 429: 40}, queue=64),
     "keeps_starting": replace(WELL, starts=30, engine="starting"),
@@ -117,6 +117,11 @@ def test_what_a_lost_node_said_last_can_explain_it() -> None:
     (cause,) = causes(full)
     assert cause.name == "disk_full"
     assert cause.evidence == ("0 MiB are free on its disk (told 2 h ago)",)
+
+
+def test_failures_show_a_full_disk_too() -> None:
+    """As telemetry counts them: all 5xx in one column, 507 among them."""
+    assert causes(FAULTS["disk_full"])[0].evidence[1] == "40 of 50 requests failed lately (5xx)"
 
 
 def test_one_neighbour_that_is_there_clears_the_site() -> None:
