@@ -66,6 +66,16 @@ def _revoked(e: Evidence) -> Lines:
         yield "its identity was revoked"
 
 
+def _not_enrolled(e: Evidence) -> Lines:
+    if e.state is not None or e.is_enrolled:
+        return
+    if e.token_left_s is None:
+        yield "it has no token"
+    else:
+        left_s = e.token_left_s
+        yield f"its token runs out in {_span(left_s)}" if left_s > 0 else f"its token ran out {_span(-left_s)} ago"
+
+
 def _never_came(e: Evidence) -> Lines:
     if e.state is None:
         since = f" since it was enrolled {_span(e.enrolled_s)} ago" if e.enrolled_s is not None else ""
@@ -221,6 +231,8 @@ RULES = (
          "Start it, or look at the network between it and the controller; all that is known is from before.", True),
     Rule("revoked", "it is locked out", _revoked,
          "If that was a mistake: `fleet token create --node {node}` and enrol it again.", True),
+    Rule("not_enrolled", "it has not enrolled yet", _not_enrolled,
+         "Run the line from `fleet token create --node {node}` on it, or `fleet revoke {node}` to give it up.", True),
     Rule("never_came", "it was enrolled and never came", _never_came,
          "Look at `systemctl status shoal-agent` on it, and whether it reaches the broker's address and port.", True),
     Rule("clock_wrong", "its clock is wrong", _clock_wrong,

@@ -22,6 +22,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     seen_s: float | None = 0.0
     keepalive_s: float = 60.0
     enrolled_s: float | None = None
+    is_enrolled: bool = True  # False: it has an id and perhaps a token, and no key
+    token_left_s: float | None = None  # of what it can still enrol with; below 0: it ran out
     certificate_left_s: float | None = None  # below 0: expired
     is_revoked: bool = False
     site: str = ""

@@ -39,9 +39,11 @@ def gather(
     name, is_lost = node.name, node.state == "lost"
     fields: dict[str, Any] = {}
     if identity := heard.identity_of(connection, name):
-        until_ms = heard.certified_until_ms(connection, name)
+        until_ms, token_ms = heard.certified_until_ms(connection, name), heard.token_until_ms(connection, name)
         fields |= {
             "enrolled_s": (now_ms - identity.created_ms) / 1000,
+            "is_enrolled": identity.key_sha256 is not None,
+            "token_left_s": None if token_ms is None else (token_ms - now_ms) / 1000,
             "is_revoked": identity.revoked_ms is not None,
             "certificate_left_s": None if until_ms is None else (until_ms - now_ms) / 1000,
         }

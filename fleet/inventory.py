@@ -165,8 +165,11 @@ class Inventory:
         """The fleet at a glance."""
         now_ms = self._now_ms()
         with self._database.read() as connection:
-            never_came = sorted(heard.enrolled_nodes(connection) - self.nodes.keys())
+            expected = heard.expected_nodes(connection)
             revoked = heard.revoked_nodes(connection)
+        unheard = sorted(expected.keys() - self.nodes.keys())
+        never_came = [name for name in unheard if expected[name]]
+        not_enrolled = [name for name in unheard if not expected[name]]
         # Who was locked out and is away is as it should be.
         nodes = [node for node in list(self.nodes.values()) if node.name not in revoked or node.is_online]
         ranked = [(rank, node) for node in nodes if (rank := node.rank(now_ms)) < WELL]
@@ -176,6 +179,7 @@ class Inventory:
             at_ms=now_ms, heard_ms=self.heard_ms, num_nodes=len(nodes),
             states=dict(Counter(node.state for node in nodes)),
             num_revoked=len(self.nodes) - len(nodes),
+            num_not_enrolled=len(not_enrolled), not_enrolled=not_enrolled[:NUM_WORST],
             num_never_came=len(never_came), never_came=never_came[:NUM_WORST],
             num_unwell=len(ranked), worst=[self._unwell(node, sites) for _, node in ranked[:NUM_WORST]],
             num_gaps=sum(node.num_gaps for node in nodes), num_bad_messages=self.num_bad_messages,

@@ -51,8 +51,8 @@ def is_well(summary: Summary) -> bool:
 def verdict(summary: Summary) -> str:
     """One line, such as "not well: 1 of 3 nodes; 2 online, 1 lost"."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(summary.states.items(), key=lambda one: -one[1]))
-    if summary.num_revoked:
-        states += f"{', ' if states else ''}{summary.num_revoked} revoked besides"
+    besides = {"revoked": summary.num_revoked, "not enrolled yet": summary.num_not_enrolled}
+    states = ", ".join([*([states] if states else []), *(f"{n} {what}" for what, n in besides.items() if n)])
     nodes = f"{summary.num_nodes} node{'' if summary.num_nodes == 1 else 's'}"
     if summary.broker_down_s is not None:
         return f"blind: no connection to the broker for {age(summary.broker_down_s)}; {nodes} known: {states or 'none'}"
@@ -108,9 +108,10 @@ def _show(summary: Summary, *, json: bool) -> bool:
 def _show_worst(summary: Summary) -> None:
     rows = [(one.node, one.state, _old(summary, one.seen_ms), one.summary) for one in summary.worst]
     rows += [(node, "never came", "-", "it has an identity and was never heard") for node in summary.never_came]
+    rows += [(node, "not enrolled", "-", "its token was not used yet") for node in summary.not_enrolled]
     if rows:
         print_table(("node", "state", "seen", "why"), rows, right=("seen",))
-        left = summary.num_unwell + summary.num_never_came - len(rows)
+        left = summary.num_unwell + summary.num_never_came + summary.num_not_enrolled - len(rows)
         if left > 0:
             write(f"… and {left} more; `fleet nodes 'not online'` lists them")
 

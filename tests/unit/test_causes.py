@@ -23,6 +23,7 @@ LOST = replace(WELL, state="lost", seen_s=2 * HOUR)
 FAULTS: dict[str, Evidence] = {
     "broker_down": replace(LOST, broker_down_s=300, site_nodes_lost=3),
     "revoked": replace(LOST, is_revoked=True),
+    "not_enrolled": replace(WELL, state=None, seen_s=None, is_enrolled=False, token_left_s=600),
     "never_came": replace(WELL, state=None, seen_s=None, reported_rev=None, phase=None, num_models=None, engine=None),
     "clock_wrong": replace(WELL, clock_ahead_s=-730 * DAY, document_refusals=("document_from_future",), reported_rev=4),
     "certificate_expired": replace(LOST, certificate_left_s=-3 * HOUR),
@@ -52,7 +53,17 @@ FAULTS: dict[str, Evidence] = {
 }
 DEPTH = [rule.name for rule in RULES]
 HIDING = {rule.name for rule in RULES if rule.hides}
-AWAY = {"broker_down", "revoked", "never_came", "certificate_expired", "site_down", "stopped", "lost", "silent"}
+AWAY = {
+    "broker_down",
+    "revoked",
+    "not_enrolled",
+    "never_came",
+    "certificate_expired",
+    "site_down",
+    "stopped",
+    "lost",
+    "silent",
+}
 SPOKEN_ONLY = set(DEPTH[DEPTH.index("no_model") :]) - {"renewal_late"}  # holds only of a node that is there
 
 
