@@ -1,6 +1,7 @@
 """Every limit of the wire contract, in one place. Schemas, checks and documents read them from here."""
 
 MAX_PAYLOAD_BYTES = 256 * 1024
+MAX_INTEGER = 2**53 - 1  # what a number of JSON holds everywhere (RFC 7493)
 MAX_TOPIC_BYTES = 512
 
 MAX_MESSAGES = 256

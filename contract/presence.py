@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from contract.numbers import Amount, Count
 from contract.requests import Task
 
 State = Literal["online", "draining", "degraded", "offline", "lost"]
@@ -13,8 +14,8 @@ class NodeState(Struct, frozen=True):
     """Presence. `sess` grows with every connection, so a will of an older one (lower `sess`) is ignored."""
 
     s: State
-    sess: Annotated[int, Meta(ge=0)]
-    ts: Annotated[int, Meta(ge=0, description="ms since 1970 on the node's clock")]
+    sess: Count
+    ts: Annotated[Count, Meta(description="ms since 1970 on the node's clock")]
 
 
 class Hardware(Struct, frozen=True):
@@ -22,8 +23,8 @@ class Hardware(Struct, frozen=True):
 
     machine: str
     processor: str
-    cores: int
-    ram_mib: int
+    cores: Count
+    ram_mib: Count
     os: str
 
 
@@ -36,12 +37,12 @@ class ModelInfo(Struct, frozen=True):
     name: str
     version: str
     sha256: str
-    bytes: int
+    bytes: Count
     architecture: str
-    context_tokens: int
-    parallel: int
+    context_tokens: Count
+    parallel: Count
     task: Task = "generate"
-    dimensions: int | None = None
+    dimensions: Count | None = None
 
 
 class AdapterInfo(Struct, frozen=True):
@@ -56,8 +57,8 @@ class AdapterInfo(Struct, frozen=True):
 class Speed(Struct, frozen=True):
     """Of the default model, measured by the node itself when its engine started: tokens a second, one stream."""
 
-    prefill_tok_s: float
-    decode_tok_s: float
+    prefill_tok_s: Amount
+    decode_tok_s: Amount
 
 
 class Card(Struct, frozen=True, kw_only=True):
@@ -73,7 +74,7 @@ class Card(Struct, frozen=True, kw_only=True):
     adapters: list[AdapterInfo] = []
     speed: Speed | None = None
     features: list[str] = []
-    ts: int
+    ts: Count
 
 
 class Have(Struct, frozen=True):

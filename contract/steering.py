@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from contract.numbers import Count
 from contract.requests import Id
 
 Phase = Literal[
@@ -68,11 +69,11 @@ class Reported(Struct, frozen=True, kw_only=True):
     so a controller that sees an older `rev` than it wished for sends the desired state again.
     """
 
-    rev: Annotated[int, Meta(ge=0)]
-    policies: Annotated[dict[str, int], Meta(description="Revision of each group's policy that was taken in.")] = {}
+    rev: Count
+    policies: Annotated[dict[str, Count], Meta(description="Revision of each group's policy that was taken in.")] = {}
     phase: Phase
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    within_ms: Annotated[int, Meta(ge=0)] | None = None
+    within_ms: Count | None = None
     active: str | None = None
     adapters: list[str] = []
     settings: dict[str, Any] = {}
@@ -94,7 +95,7 @@ class Event(Struct, frozen=True):
     """Something that happened on a node. The same `eid` twice is the same event."""
 
     eid: str
-    ts: int
+    ts: Count
     name: str
     data: dict[str, Any]
 
@@ -106,8 +107,8 @@ class Telemetry(Struct, frozen=True, kw_only=True):
     """Rows of measurements (docs/telemetry.md). `run` and `seq` name a batch: it is stored once, and a gap shows."""
 
     run: Annotated[Id, Meta(description="Made anew at each start of the agent.")]
-    seq: Annotated[int, Meta(ge=0, description="Counts the batches of a kind in a run.")]
-    ts: int
+    seq: Annotated[Count, Meta(description="Counts the batches of a kind in a run.")]
+    ts: Count
     fields: list[str]
     rows: list[list[Cell]]
 

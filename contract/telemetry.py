@@ -14,6 +14,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import fields, replace
 
 from contract import histogram
+from contract.limits import MAX_INTEGER
+from contract.numbers import Amount, Count, clamp
 from contract.settings import TelemetryLevel
 from contract.status import Status
 from contract.steering import Cell, Telemetry
@@ -27,7 +29,6 @@ DAY_S = 24 * 3600
 FOLDED = "*"  # in place of a model or adapter: several
 
 Name = Annotated[str, Meta(max_length=128)]
-Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=100)]
 EngineState = Literal["asleep", "starting", "ready", "broken", "stopped"]
 
@@ -61,7 +62,7 @@ def bytes_per_day(level: TelemetryLevel) -> int:
 class SysRow(Struct, frozen=True, kw_only=True):
     """The machine at one moment. What has no meter is null, never a guess."""
 
-    age_s: Annotated[int, Meta(ge=0, description="Seconds before the batch's `ts`.")]
+    age_s: Annotated[Count, Meta(description="Seconds before the batch's `ts`.")]
     cpu_percent: Annotated[Share | None, Meta(description="Of all cores, since the row before.")] = None
     cpu_stalled_percent: Annotated[
         Share | None,
@@ -69,14 +70,14 @@ class SysRow(Struct, frozen=True, kw_only=True):
     ] = None
     ram_available_mib: Count | None = None
     memory_stalled_percent: Annotated[Share | None, Meta(description="The same for memory.")] = None
-    temperature_c: Annotated[float | None, Meta(description="Of the hottest sensor.")] = None
+    temperature_c: Annotated[Amount | None, Meta(description="Of the hottest sensor.")] = None
     throttled_percent: Annotated[
         Share | None, Meta(description="Of the time, in which the processor was slowed down to cool it.")
     ] = None
     disk_free_mib: Annotated[Count | None, Meta(description="Where the state directory is.")] = None
     received_kib: Annotated[Count | None, Meta(description="Since the row before.")] = None
     sent_kib: Annotated[Count | None, Meta(description="Since the row before.")] = None
-    energy_joules: Annotated[float | None, Meta(description="Since the row before, as a meter says.")] = None
+    energy_joules: Annotated[Amount | None, Meta(description="Since the row before, as a meter says.")] = None
     energy_source: Annotated[Name | None, Meta(description="The meter: rapl, ina3221 or battery.")] = None
     queue: Annotated[Count | None, Meta(description="Requests that wait.")] = None
     queue_limit: Annotated[Count | None, Meta(description="Requests that may wait.")] = None
@@ -88,8 +89,8 @@ class SysRow(Struct, frozen=True, kw_only=True):
 class InferRow(Struct, frozen=True, kw_only=True):
     """Requests of one model and adapter over a span of time, counted at their end."""
 
-    age_s: Annotated[int, Meta(ge=0, description="Seconds from the end of the span to the batch's `ts`.")]
-    span_s: Annotated[int, Meta(ge=0, description="Its length.")]
+    age_s: Annotated[Count, Meta(description="Seconds from the end of the span to the batch's `ts`.")]
+    span_s: Annotated[Count, Meta(description="Its length.")]
     model: Annotated[Name, Meta(description=f"`name@version`; `{FOLDED}`: several, or refused before one was chosen.")]
     adapter: Annotated[Name | None, Meta(description="The same; null: the bare model.")] = None
     ok: Annotated[Count, Meta(description="Answers with 200.")] = 0
@@ -102,7 +103,9 @@ class InferRow(Struct, frozen=True, kw_only=True):
     prompt_tokens: Count = 0
     cached_tokens: Annotated[Count, Meta(description="Of the prompts, that were computed before.")] = 0
     completion_tokens: Count = 0
-    decode_s: Annotated[float, Meta(ge=0, description="In which `completion_tokens` were made: tokens a second.")] = 0.0
+    decode_s: Annotated[
+        float, Meta(ge=0, le=MAX_INTEGER, description="In which `completion_tokens` were made: tokens a second.")
+    ] = 0.0
     adapter_hits: Annotated[Count, Meta(description="Requests whose adapter was in memory.")] = 0
     adapter_loads: Annotated[Count, Meta(description="Requests that had to wait for theirs.")] = 0
     queue_max: Annotated[Count, Meta(description="Most that waited at the same time.")] = 0
@@ -143,7 +146,7 @@ def fold(rows: Iterable[InferRow]) -> InferRow:
     """Rows of the same time as one: counts are added, histograms merged; a model that is not the same in all is `*`."""
     rows = list(rows)
     models, adapters = {row.model for row in rows}, {row.adapter for row in rows}
-    merged: dict[str, Any] = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
+    merged: dict[str, Any] = {name: clamp(sum(getattr(row, name) for row in rows)) for name in _SUMS}
     for name in _HISTOGRAMS:
         texts = [text for row in rows if (text := getattr(row, name))]
         merged[name] = histogram.encode(histogram.merge(map(histogram.decode, texts))) if texts else None

@@ -122,14 +122,18 @@ class PlainAnswer(Topic):
 
 @dataclass(frozen=True)
 class NodeStatus(Topic):
-    TEMPLATE, WRITER, WHAT = "node/{node}/status", "node, and its last will", "presence"
+    TEMPLATE, WRITER, WHAT = "node/{node}/status", "node, its last will, controller", "presence"
     RETAINED = True
     node: str
 
 
 @dataclass(frozen=True)
 class NodeCard(Topic):
-    TEMPLATE, WRITER, WHAT = "node/{node}/card", "node", "hardware, versions, models, adapters, speed"
+    TEMPLATE, WRITER, WHAT = (
+        "node/{node}/card",
+        "node, controller",
+        "hardware, versions, models, adapters, speed",
+    )
     RETAINED = True
     node: str
 
@@ -143,7 +147,11 @@ class NodeDesired(Topic):
 
 @dataclass(frozen=True)
 class NodeReported(Topic):
-    TEMPLATE, WRITER, WHAT = "node/{node}/reported", "node", "how far it is towards the desired state"
+    TEMPLATE, WRITER, WHAT = (
+        "node/{node}/reported",
+        "node, controller",
+        "how far it is towards the desired state",
+    )
     RETAINED = True
     node: str
 
@@ -178,7 +186,11 @@ class NodeTelemetry(Topic):
 
 @dataclass(frozen=True)
 class NodeHave(Topic):
-    TEMPLATE, WRITER, WHAT = "node/{node}/have", "node", "segments it can serve to neighbours"
+    TEMPLATE, WRITER, WHAT = (
+        "node/{node}/have",
+        "node, controller",
+        "segments it can serve to neighbours",
+    )
     QOS = 0
     RETAINED = True
     node: str

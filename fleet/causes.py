@@ -66,6 +66,16 @@ def _revoked(e: Evidence) -> Lines:
         yield "its identity was revoked"
 
 
+def _not_enrolled(e: Evidence) -> Lines:
+    if e.state is not None or e.is_enrolled:
+        return
+    if e.token_left_s is None:
+        yield "it has no token"
+    else:
+        left_s = e.token_left_s
+        yield f"its token runs out in {_span(left_s)}" if left_s > 0 else f"its token ran out {_span(-left_s)} ago"
+
+
 def _never_came(e: Evidence) -> Lines:
     if e.state is None:
         since = f" since it was enrolled {_span(e.enrolled_s)} ago" if e.enrolled_s is not None else ""
@@ -96,7 +106,7 @@ def _stopped(e: Evidence) -> Lines:
 def _disk_full(e: Evidence) -> Lines:
     if e.disk_free_mib is not None and e.disk_free_mib < DISK_LOW_MIB:
         yield f"{e.disk_free_mib} MiB are free on its disk{_told(e)}"
-        yield from _answered(e, 507)
+        yield from _failures(e)
 
 
 def _no_memory(e: Evidence) -> Lines:
@@ -148,7 +158,7 @@ def _crash_loop(e: Evidence) -> Lines:
     crashes = e.deaths.get("crash", 0) + e.deaths.get("nonsense", 0)
     if e.is_here and crashes >= MANY_DEATHS:
         yield f"{crashes} engines crashed lately{f'; the last: {e.engine_problem}' if e.engine_problem else ''}"
-        yield from _answered(e, 500)
+        yield from _failures(e)
 
 
 def _hangs(e: Evidence) -> Lines:
@@ -221,6 +231,8 @@ RULES = (
          "Start it, or look at the network between it and the controller; all that is known is from before.", True),
     Rule("revoked", "it is locked out", _revoked,
          "If that was a mistake: `fleet token create --node {node}` and enrol it again.", True),
+    Rule("not_enrolled", "it has not enrolled yet", _not_enrolled,
+         "Run the line from `fleet token create --node {node}` on it, or `fleet revoke {node}` to give it up.", True),
     Rule("never_came", "it was enrolled and never came", _never_came,
          "Look at `systemctl status shoal-agent` on it, and whether it reaches the broker's address and port.", True),
     Rule("clock_wrong", "its clock is wrong", _clock_wrong,
@@ -278,9 +290,9 @@ def _refused(e: Evidence, *events: str) -> Lines:
     yield from (f"it refused a document: {event}" for event in events if event in e.document_refusals)
 
 
-def _answered(e: Evidence, status: int) -> Lines:
-    if count := e.answers.get(status, 0):
-        yield f"{count} of {sum(e.answers.values())} requests lately ended with {status}"
+def _failures(e: Evidence) -> Lines:
+    if count := e.answers.get(500, 0):
+        yield f"{count} of {sum(e.answers.values())} requests failed lately (5xx)"
 
 
 def _seen(e: Evidence) -> str:

@@ -23,6 +23,7 @@ from fleet.database.store import Database, open_database
 from fleet.enrolment import Enrolment
 from fleet.errors import ControllerError, FleetError, FolderError
 from fleet.folder import Folder
+from fleet.forgetting import Forgetting
 from fleet.gateway import Gateway
 from fleet.gateway_login import renew_gateway
 from fleet.intake import Intake
@@ -93,7 +94,16 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
             log.error("upkeep failed", **describe(error))
 
     parts = Parts(
-        folder, database, enrolment, operators, gateway, inventory, steering, Readings(database, now_ms), now_ms
+        folder,
+        database,
+        enrolment,
+        operators,
+        gateway,
+        inventory,
+        steering,
+        Forgetting(database, inventory, steering, attendance.post, now_ms),
+        Readings(database, now_ms),
+        now_ms,
     )
     devices = make_routes(enrolment, folder.root_pem)
     server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))

@@ -22,6 +22,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     seen_s: float | None = 0.0
     keepalive_s: float = 60.0
     enrolled_s: float | None = None
+    is_enrolled: bool = True  # False: it has an id and perhaps a token, and no key
+    token_left_s: float | None = None  # of what it can still enrol with; below 0: it ran out
     certificate_left_s: float | None = None  # below 0: expired
     is_revoked: bool = False
     site: str = ""
@@ -47,7 +49,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     quarantined: int = 0
     queue: int | None = None
     queue_limit: int | None = None
-    answers: dict[int, int] = {}  # lately, by status
+    answers: dict[int, int] = {}  # lately, by status; 400 and 500 stand for all that begin like them
     reported_rev: int | None = None
     phase: Phase | None = None
     phase_late_s: float = 0.0  # past the end that it promised

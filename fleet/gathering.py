@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection
 
+from contract.limits import MAX_INTEGER
 from contract.presence import Card
 from contract.steering import HEARTBEAT_S, Event, Phase
 from contract.telemetry import InferRow
@@ -14,6 +15,7 @@ from fleet.database import heard
 from fleet.database.readings import rows_of
 from fleet.evidence import Evidence
 from fleet.nodes import Node
+from fleet.stored import read, read_all
 
 LATELY_MS = 3600 * 1000
 MAX_EVENTS = 1000
@@ -37,14 +39,16 @@ def gather(
     name, is_lost = node.name, node.state == "lost"
     fields: dict[str, Any] = {}
     if identity := heard.identity_of(connection, name):
-        until_ms = heard.certified_until_ms(connection, name)
+        until_ms, token_ms = heard.certified_until_ms(connection, name), heard.token_until_ms(connection, name)
         fields |= {
             "enrolled_s": (now_ms - identity.created_ms) / 1000,
+            "is_enrolled": identity.key_sha256 is not None,
+            "token_left_s": None if token_ms is None else (token_ms - now_ms) / 1000,
             "is_revoked": identity.revoked_ms is not None,
             "certificate_left_s": None if until_ms is None else (until_ms - now_ms) / 1000,
         }
     recent = heard.events_of(connection, name, now_ms - LATELY_MS, MAX_EVENTS)
-    told = [(row.at_ms, msgspec.json.decode(row.event, type=Event)) for row in recent]
+    told = [(row.at_ms, event) for row in recent if (event := read(row.event, Event)) is not None]
     fields |= {
         "clock_ahead_s": None if node.clock_ahead_ms is None else node.clock_ahead_ms / 1000,
         **_of_machine(node),
@@ -54,7 +58,7 @@ def gather(
     return Evidence(
         node=name,
         broker_down_s=broker_down_s,
-        state=node.status.s if node.status else None,
+        state=node.presence,
         seen_s=None if node.seen_ms is None else (now_ms - node.seen_ms) / 1000,
         keepalive_s=HEARTBEAT_S,  # the node may be silent between two reports
         site=node.traits.site or "",
@@ -115,19 +119,24 @@ def _of_events(events: list[tuple[int, Event]], node: Node) -> dict[str, Any]:
     if state_ms >= measured_ms and state.get("state") in ("broken", "ready"):
         found["engine"] = state["state"]
     disk_ms, disk = newest("disk_low", "disk_ok")
-    if disk_ms >= measured_ms and isinstance(free_mib := disk.get("free_mib"), int):
-        found["disk_free_mib"] = free_mib
-    ahead_s = newest("clock_wrong")[1].get("off_s")
-    if isinstance(ahead_s, int | float) and abs(ahead_s) * 1000 > abs(node.clock_ahead_ms or 0):
-        found["clock_ahead_s"] = float(ahead_s)  # it does not use a clock that it knows to be wrong
+    if disk_ms >= measured_ms and (free_mib := _number(disk.get("free_mib"))) is not None:
+        found["disk_free_mib"] = int(free_mib)
+    ahead_s = _number(newest("clock_wrong")[1].get("off_s"))
+    if ahead_s is not None and abs(ahead_s) * 1000 > abs(node.clock_ahead_ms or 0):
+        found["clock_ahead_s"] = ahead_s  # it does not use a clock that it knows to be wrong
     return found
+
+
+def _number(value: object) -> float | None:
+    """What an event says, if it is a number that a message may hold: what is in `data` nobody has checked."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= MAX_INTEGER else None
 
 
 def _answers(connection: Connection, node: str, now_ms: int) -> dict[int, int]:
     """How many requests ended how, lately."""
     found: Counter[int] = Counter()
-    for _, text in rows_of(connection, node, "infer", now_ms - LATELY_MS, now_ms + 1, None):
-        row = msgspec.json.decode(text, type=InferRow)
+    rows = rows_of(connection, node, "infer", now_ms - LATELY_MS, now_ms + 1, None)
+    for row in read_all((text for _, text in rows), InferRow):
         for name, status in _STATUSES.items():
             found[status] += getattr(row, name)
     return {status: count for status, count in found.items() if count}

@@ -5,6 +5,7 @@ replaced, so a reader never sees half of a message.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ from fleet.matching import fits
 from fleet.nodes import WELL, Machine, Node, blank, read_reported, traits_of
 from fleet.query import Query
 from fleet.series import Series
+from fleet.stored import read, read_all
 from fleet.wishes import Wishes
 
 NUM_WORST = 20
@@ -54,19 +56,18 @@ class Inventory:
             for name, status, card, reported, reported_ms, seen_ms in heard.all_nodes(connection):
                 node = self.node(name)
                 node.seen_ms, node.reported_ms = seen_ms, reported_ms
-                if status:
-                    node.status = msgspec.json.decode(status, type=NodeState)
-                if card:
-                    node.card = card.encode()
-                    node.traits = traits_of(msgspec.json.decode(card, type=Card))
-                if reported:
-                    node.reported = read_reported(reported.encode())
+                node.status = read(status, NodeState) if status else None
+                if card and (said := read(card, Card)) is not None:
+                    node.card, node.traits = card.encode(), traits_of(said)
+                with contextlib.suppress(msgspec.ValidationError):
+                    node.reported = read_reported(reported.encode()) if reported else None
             for name, kind, at_ms, series, last in heard.all_series(connection):
                 node = self.node(name)
                 node.seen_ms = max(node.seen_ms or 0, at_ms)
                 node.series[kind] = msgspec.json.decode(series, type=Series)
-                if last:
-                    node.machine = Machine(at_ms, msgspec.json.decode(last, type=SysRow))
+                if last and (row := read(last, SysRow)) is not None:
+                    node.machine = Machine(at_ms, row)
+        self.heard_ms = max((node.seen_ms for node in self.nodes.values() if node.seen_ms), default=None)
 
     # For `fleet.intake`.
 
@@ -89,16 +90,17 @@ class Inventory:
     # For everybody.
 
     def knows(self, node: str) -> bool:
-        """Whether there is such a node: it was heard, or has enrolled."""
+        """Whether there is such a node: it was heard, or may come."""
         if node in self.nodes:
             return True
         with self._database.read() as connection:
-            return heard.identity_of(connection, node) is not None
+            identity = heard.identity_of(connection, node)
+        return identity is not None and identity.revoked_ms is None
 
     def is_online(self, node: str) -> bool:
         """Whether a message would reach it now, as far as the broker knows."""
         found = self.nodes.get(node)
-        return found is not None and found.state in ("online", "degraded", "draining")
+        return found is not None and found.is_online
 
     def record(self, node: str) -> Record | None:
         """What can be asked about a node; None when it was never heard."""
@@ -137,7 +139,7 @@ class Inventory:
         with self._database.read() as connection:
             events = heard.events_of(connection, node, 0, NUM_EVENTS)
             infer = rows_of(connection, node, "infer", self._now_ms() - LATELY_MS, self._now_ms() + 1, None)
-        rows = [msgspec.json.decode(row.row, type=InferRow) for row in infer]
+        rows = list(read_all((row.row for row in infer), InferRow))
         return Detail(
             record=found.record(),
             card=msgspec.json.decode(found.card, type=Card) if found.card else None,
@@ -145,7 +147,11 @@ class Inventory:
             reported_ms=found.reported_ms if found.reported else None,
             desired=held.document if held else None,
             gaps={kind: series.num_gaps for kind, series in found.series.items()},
-            events=[SeenEvent(e.at_ms, e.kind, msgspec.json.decode(e.event, type=Event)) for e in events],
+            events=[
+                SeenEvent(at_ms, kind, event)
+                for at_ms, kind, text in events
+                if (event := read(text, Event)) is not None
+            ],
             sys=found.machine.row if found.machine else None,
             sys_ms=found.machine.at_ms if found.machine else None,
             infer=fold(rows) if rows else None,
@@ -157,16 +163,25 @@ class Inventory:
 
     def summary(self) -> Summary:
         """The fleet at a glance."""
-        nodes, now_ms = list(self.nodes.values()), self._now_ms()
+        now_ms = self._now_ms()
         with self._database.read() as connection:
-            never_came = sorted(heard.enrolled_nodes(connection) - self.nodes.keys())
-        ranks = sorted((rank, node.name) for node in nodes if (rank := node.rank(now_ms)) < WELL)
+            expected = heard.expected_nodes(connection)
+            revoked = heard.revoked_nodes(connection)
+        unheard = sorted(expected.keys() - self.nodes.keys())
+        never_came = [name for name in unheard if expected[name]]
+        not_enrolled = [name for name in unheard if not expected[name]]
+        # Who was locked out and is away is as it should be.
+        nodes = [node for node in list(self.nodes.values()) if node.name not in revoked or node.is_online]
+        ranked = [(rank, node) for node in nodes if (rank := node.rank(now_ms)) < WELL]
+        ranked.sort(key=lambda one: (one[0], one[1].name))
         sites = self._sites()
         return Summary(
             at_ms=now_ms, heard_ms=self.heard_ms, num_nodes=len(nodes),
             states=dict(Counter(node.state for node in nodes)),
+            num_revoked=len(self.nodes) - len(nodes),
+            num_not_enrolled=len(not_enrolled), not_enrolled=not_enrolled[:NUM_WORST],
             num_never_came=len(never_came), never_came=never_came[:NUM_WORST],
-            num_unwell=len(ranks), worst=[self._unwell(name, sites) for _, name in ranks[:NUM_WORST]],
+            num_unwell=len(ranked), worst=[self._unwell(node, sites) for _, node in ranked[:NUM_WORST]],
             num_gaps=sum(node.num_gaps for node in nodes), num_bad_messages=self.num_bad_messages,
             broker_down_s=self._broker_down_s(), is_stored=self.is_stored,
         )  # fmt: skip
@@ -181,10 +196,12 @@ class Inventory:
         with self._database.read() as connection:
             return gather(connection, node, site, self.wishes.rev(node.name), self._broker_down_s(), self._now_ms())
 
-    def _unwell(self, name: str, sites: dict[str, Site]) -> Unwell:
-        node = self.nodes[name]
-        root = next(iter(causes(self._evidence(node, sites))), None)
-        return Unwell(name, node.state, node.seen_ms, root.name if root else None, root.summary if root else "")
+    def _unwell(self, node: Node, sites: dict[str, Site]) -> Unwell:
+        try:
+            root = next(iter(causes(self._evidence(node, sites))), None)
+        except (ValueError, TypeError, LookupError, ArithmeticError):  # what one node said must not hide the others
+            return Unwell(node.name, node.state, node.seen_ms, "unreadable", "what is known of it cannot be read")
+        return Unwell(node.name, node.state, node.seen_ms, root.name if root else None, root.summary if root else "")
 
     def _sites(self) -> dict[str, Site]:
         """How many nodes each site has, and how many of them are lost."""

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from contract.presence import Card, NodeState
-from contract.steering import HEARTBEAT_S, Reported
+from contract.presence import Card, NodeState, State
+from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S, Reported
 from contract.telemetry import SysRow
 from fleet.causes import DISK_LOW_MIB
 from fleet.evidence import SILENCE_S
@@ -23,6 +23,10 @@ UNKNOWN: Final = "unknown"  # a card and no status
 WORST = ("lost", "offline", UNKNOWN, "degraded", "draining")
 WELL = len(WORST) + 1  # between them are the online that have a fault
 SMALL_BYTES = 2048  # what is larger is not kept to be shared
+# Whoever is connected says something at each heartbeat (one may be early and the next late), and whoever was cut off
+# tries again after two minutes at most. Who says nothing for so long after the controller has connected is not there.
+RETURN_MS = round(1000 * (HEARTBEAT_S * (1 + 2 * HEARTBEAT_JITTER) + 60))
+SETTLE_MS = 30_000  # what comes earlier may have waited at the broker: it does not show that the node is there
 SILENT_MS = round(1000 * (1.5 * HEARTBEAT_S + SILENCE_S))
 
 
@@ -41,6 +45,8 @@ class Node(Struct, gc=False, kw_only=True):
     card: bytes = b""
     status: NodeState | None = None
     seen_ms: int | None = None
+    spoke_ms: int = 0  # as `seen_ms`, but only of what it said since the controller started
+    is_missing: bool = False  # it said nothing after a new connection to the broker, which may have died with it
     reported: Reported | None = None
     reported_ms: int = 0
     clock_ahead_ms: int | None = None
@@ -48,9 +54,21 @@ class Node(Struct, gc=False, kw_only=True):
     machine: Machine | None = None
 
     @property
+    def presence(self) -> State | None:
+        """Whether it is there; None when it never said so."""
+        if self.status is None:
+            return None
+        return "lost" if self.is_missing and self.status.s != "offline" else self.status.s
+
+    @property
     def state(self) -> str:
         """Its presence."""
-        return self.status.s if self.status else UNKNOWN
+        return self.presence or UNKNOWN
+
+    @property
+    def is_online(self) -> bool:
+        """Whether a message would reach it now, as far as the broker knows."""
+        return self.state in ("online", "degraded", "draining")
 
     @property
     def num_gaps(self) -> int:
@@ -79,6 +97,11 @@ class Node(Struct, gc=False, kw_only=True):
             self.traits, state=self.state, last_seen_ms=self.seen_ms,
             active=reported.active, phase=reported.phase, rev=reported.rev,
         )  # fmt: skip
+
+    def speak(self, now_ms: int) -> None:
+        """It said something itself, just now."""
+        self.seen_ms = self.spoke_ms = now_ms
+        self.is_missing = False
 
     def take_status(self, new: NodeState) -> bool:
         """Takes its presence; False for the will of a connection that was already replaced (rule 5 of the contract)."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
-import msgspec
 from sqlalchemy import Connection
 
 from contract import histogram
@@ -12,6 +11,7 @@ from fleet.api.readings import Latency, Metric, Reading
 from fleet.database.readings import all_rows, rows_of
 from fleet.database.store import Database
 from fleet.database.tables import hourly, telemetry
+from fleet.stored import read, read_all
 
 HOUR_MS = 3600 * 1000
 RAW_MS = 48 * HOUR_MS
@@ -47,15 +47,15 @@ class Readings:
             (telemetry, max(since_ms, border_ms), until_ms),
         )
         for table, start_ms, end_ms in spans:
-            for text in all_rows(connection, table, "infer", start_ms, end_ms, nodes):
-                if counted := getattr(msgspec.json.decode(text, type=InferRow), metric):
+            for row in read_all(all_rows(connection, table, "infer", start_ms, end_ms, nodes), InferRow):
+                if counted := getattr(row, metric):
                     yield histogram.decode(counted)
 
     def rows(self, node: str, kind: type[Kind], since_ms: int, until_ms: int, limit: int) -> list[Reading[Kind]]:
         """A node's rows of the last two days, the newest first."""
         with self._database.read() as connection:
             found = rows_of(connection, node, _NAMES[kind], since_ms, until_ms, limit)
-        return [Reading(row.at_ms, msgspec.json.decode(row.row, type=kind)) for row in found]
+        return [Reading(at_ms, row) for at_ms, text in found if (row := read(text, kind)) is not None]
 
 
 def raw_border(now_ms: int) -> int:

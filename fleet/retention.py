@@ -13,11 +13,13 @@ import msgspec
 import structlog
 from sqlalchemy import insert
 
+from contract.numbers import clamp
 from contract.telemetry import InferRow, SysRow, fold
 from fleet.database.readings import delete_before, first_row, hour_of, last_hour
 from fleet.database.store import Database
 from fleet.database.tables import events, hourly, telemetry
 from fleet.readings import HOUR_MS, HOURLY_MS, RAW_MS
+from fleet.stored import read_all
 
 log = structlog.get_logger()
 
@@ -53,10 +55,11 @@ class Retention:
 
     def _fold(self, kind: str, now_ms: int) -> None:
         """Folds the hours that have settled, the oldest first."""
+        since_ms = 0  # beyond hours of which nothing could be read
         while not self._is_over():
             with self._database.read() as connection:
                 last = last_hour(connection, kind)
-                first = first_row(connection, kind, 0 if last is None else last + HOUR_MS)
+                first = first_row(connection, kind, since_ms if last is None else max(since_ms, last + HOUR_MS))
                 if first is None or first // HOUR_MS * HOUR_MS + HOUR_MS + SETTLED_MS > now_ms:
                     return
                 start_ms = first // HOUR_MS * HOUR_MS
@@ -66,19 +69,20 @@ class Retention:
                     for node, some in groupby(rows, key=attrgetter("node"))
                     for folded in _folded(kind, [row.row for row in some])
                 ]
-            with self._database.write() as connection:
-                connection.execute(insert(hourly), made)
+            since_ms = start_ms + HOUR_MS
+            if made:
+                with self._database.write() as connection:
+                    connection.execute(insert(hourly), made)
             log.info("an hour of telemetry was folded", kind=kind, rows=len(made))
 
 
 def _folded(kind: str, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What of the hourly rows differs from row to row."""
     if kind == "sys":
-        machine = fold_sys([msgspec.json.decode(text, type=SysRow) for text in texts])
-        yield {"model": "", "adapter": "", "row": encode(machine)}
+        if machines := list(read_all(texts, SysRow)):
+            yield {"model": "", "adapter": "", "row": encode(fold_sys(machines))}
         return
-    rows = [msgspec.json.decode(text, type=InferRow) for text in texts]
-    rows.sort(key=_names)
+    rows = sorted(read_all(texts, InferRow), key=_names)
     for (model, adapter), some in groupby(rows, key=_names):
         yield {"model": model, "adapter": adapter, "row": encode(fold(list(some)))}
 
@@ -107,7 +111,7 @@ def _one(name: str, values: Sequence[Any]) -> Any:
     if name in _MOST:
         return max(values)
     total = sum(values)
-    return total if name in _SUM else round(total / len(values), 1)
+    return clamp(total) if name in _SUM else round(total / len(values), 1)
 
 
 def _names(row: InferRow) -> tuple[str, str]:

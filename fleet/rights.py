@@ -31,6 +31,9 @@ OF_CONTROLLER = (
     topics.NodeDesired, topics.GroupPolicy, topics.NodeCommand, topics.ControllerStatus, topics.RolloutSummary,
 )  # fmt: skip
 
+# What of a node the broker keeps. The controller may empty it, because a node that is gone for good cannot.
+EMPTIED = (topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeHave)
+
 # What the controller subscribes to. Its own documents too: the broker may keep newer ones than a restored database.
 HEARD = (
     topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry,
@@ -66,8 +69,8 @@ def _node_lines(fleet: str) -> Iterator[str]:
     yield f"user {CONTROLLER}"
     # The patterns above are for every user, but denials come first. It is no node: prompts and answers are not for it.
     yield from (f"topic deny {topics.ROOT}/{fleet}/{level}/#" for level in ("pool", "client"))
-    yield from (f"topic readwrite {kind.filter(fleet)}" for kind in OF_CONTROLLER)
-    yield from (f"topic read {kind.filter(fleet)}" for kind in OF_NODE)
+    yield from (f"topic readwrite {kind.filter(fleet)}" for kind in OF_CONTROLLER + EMPTIED)
+    yield from (f"topic read {kind.filter(fleet)}" for kind in OF_NODE if kind not in EMPTIED)
 
 
 def _client_lines(fleet: str) -> Iterator[str]:

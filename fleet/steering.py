@@ -143,6 +143,13 @@ class Steering:
             what = msgspec.json.encode(settings).decode()
             return self._set_policy(old, settings, actor, what)
 
+    def drop(self, node: str) -> None:
+        """Wishes nothing of a node any more."""
+        with self._lock:
+            with self._database.write() as connection:
+                self._wishes.drop(connection, node)
+            self._post(NodeDesired(node), b"")
+
     async def command(
         self, node: str, op: str, args: dict[str, Any], *, timeout_s: float, actor: str
     ) -> CommandOutcome:

@@ -10,10 +10,9 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
+from contract.limits import MAX_INTEGER
 from contract.steering import Desired
 from fleet.database.tables import desired
-
-MAX_REV = 2**53  # what a JSON number holds everywhere
 
 
 class Held(Struct, frozen=True, gc=False):
@@ -63,7 +62,7 @@ class Wishes:
         Returns:
             Whether it is newer than ours, which means that the database was set back.
         """
-        if rev >= MAX_REV or rev <= (self.rev(node) or 0):
+        if rev > MAX_INTEGER or rev <= (self.rev(node) or 0):
             return False
         self._floors[node] = max(rev, self._floors.get(node, 0))
         return True
@@ -84,6 +83,11 @@ class Wishes:
             old = delete(desired).where(desired.c.node == bindparam("of"), desired.c.rev < bindparam("newest"))
             connection.execute(old, [{"of": row["node"], "newest": row["rev"]} for row in rows])
         return made
+
+    def drop(self, connection: Connection, node: str) -> None:
+        """Nothing is wished of a node any more. One of its name that comes later says which revision it knows."""
+        connection.execute(delete(desired).where(desired.c.node == node))
+        self._held.pop(node, None)
 
     def hold(self, made: dict[str, Held]) -> None:
         """From now on these are the newest."""

@@ -14,7 +14,10 @@ class Unwell(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """The fleet at one moment. Its data are as old as `heard_ms`, when the last message came."""
+    """The fleet at one moment. Its data are as old as `heard_ms`, when the last message came.
+
+    Who is revoked and away is counted in `num_revoked` and nowhere else. Who has not enrolled yet is no fault.
+    """
 
     at_ms: int
     heard_ms: int | None
@@ -25,6 +28,9 @@ class Summary(Struct, frozen=True, kw_only=True):
     num_unwell: int
     worst: list[Unwell]
     num_gaps: int
+    num_revoked: int = 0
+    num_not_enrolled: int = 0
+    not_enrolled: list[str] = []  # the first of them
     num_bad_messages: int
     broker_down_s: float | None
     is_stored: bool  # whether the database takes what comes

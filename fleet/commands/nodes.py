@@ -1,4 +1,4 @@
-"""`fleet nodes`, `fleet show` and `fleet why`."""
+"""`fleet nodes`, `fleet show`, `fleet why` and `fleet forget`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,9 +45,7 @@ def nodes(
     left = page.num_nodes - len(page.nodes)
     more = f", {left} more with --limit" if left else ""
     heard = (
-        "nothing was heard since the controller started"
-        if page.heard_ms is None
-        else f"data {age((page.at_ms - page.heard_ms) / 1000)} old"
+        "nothing was ever heard" if page.heard_ms is None else f"data {age((page.at_ms - page.heard_ms) / 1000)} old"
     )
     write(f"{page.num_nodes} node{'' if page.num_nodes == 1 else 's'}{more}; {heard}")
 
@@ -83,6 +81,15 @@ def why(node: Node, json: Json = False, folder: Dir = None) -> None:
         write(f"  → {cause.advice}")
     if found.causes:
         raise typer.Exit(UNHEALTHY)
+
+
+def forget(node: Node, folder: Dir = None) -> None:
+    """Take a node that is revoked out of the fleet, with all that it said last and that was wished of it."""
+    from fleet.api.forms import Nothing
+
+    with connect(folder) as controller:
+        controller.send("DELETE", f"/v1/nodes/{node}", Nothing)
+    write(f"{node} is forgotten.")
 
 
 def _pages(folder: Path | None, query: str | None, sort: str, limit: int) -> "NodePage":

@@ -51,6 +51,8 @@ def is_well(summary: Summary) -> bool:
 def verdict(summary: Summary) -> str:
     """One line, such as "not well: 1 of 3 nodes; 2 online, 1 lost"."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(summary.states.items(), key=lambda one: -one[1]))
+    besides = {"revoked": summary.num_revoked, "not enrolled yet": summary.num_not_enrolled}
+    states = ", ".join([*([states] if states else []), *(f"{n} {what}" for what, n in besides.items() if n)])
     nodes = f"{summary.num_nodes} node{'' if summary.num_nodes == 1 else 's'}"
     if summary.broker_down_s is not None:
         return f"blind: no connection to the broker for {age(summary.broker_down_s)}; {nodes} known: {states or 'none'}"
@@ -59,7 +61,7 @@ def verdict(summary: Summary) -> str:
     if summary.num_unwell or summary.num_never_came:
         never = f", {summary.num_never_came} enrolled and never came" if summary.num_never_came else ""
         return f"not well: {summary.num_unwell} of {nodes}; {states or 'none heard'}{never}"
-    return f"well: {nodes}, {states}" if summary.num_nodes else "no nodes yet: `fleet token create` lets one enrol"
+    return f"well: {nodes}, {states}" if states else "no nodes yet: `fleet token create` lets one enrol"
 
 
 def _show_once(login: Login, *, json: bool) -> bool:
@@ -95,11 +97,7 @@ def _show(summary: Summary, *, json: bool) -> bool:
         print_json(summary)
         return is_well(summary)
     write(verdict(summary))
-    heard = (
-        "nothing was heard since the controller started"
-        if summary.heard_ms is None
-        else f"data {_old(summary, summary.heard_ms)} old"
-    )
+    heard = "nothing was ever heard" if summary.heard_ms is None else f"data {_old(summary, summary.heard_ms)} old"
     gaps = f"; {summary.num_gaps} batches of telemetry are missing" if summary.num_gaps else ""
     bad = f"; {summary.num_bad_messages} messages could not be read" if summary.num_bad_messages else ""
     write(f"{heard}{gaps}{bad}")
@@ -110,9 +108,10 @@ def _show(summary: Summary, *, json: bool) -> bool:
 def _show_worst(summary: Summary) -> None:
     rows = [(one.node, one.state, _old(summary, one.seen_ms), one.summary) for one in summary.worst]
     rows += [(node, "never came", "-", "it has an identity and was never heard") for node in summary.never_came]
+    rows += [(node, "not enrolled", "-", "its token was not used yet") for node in summary.not_enrolled]
     if rows:
         print_table(("node", "state", "seen", "why"), rows, right=("seen",))
-        left = summary.num_unwell + summary.num_never_came - len(rows)
+        left = summary.num_unwell + summary.num_never_came + summary.num_not_enrolled - len(rows)
         if left > 0:
             write(f"… and {left} more; `fleet nodes 'not online'` lists them")
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, select
+from sqlalchemy import Connection, Row, Table, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from fleet.database.tables import certificates, events, identities, nodes, series
+from fleet.database.tables import certificates, events, identities, nodes, series, tokens
 
 Values = dict[str, Any]
 AnyRow = Row[*tuple[Any, ...]]
@@ -50,18 +50,29 @@ def events_of(connection: Connection, node: str, since_ms: int, limit: int) -> l
     return list(connection.execute(query.order_by(events.c.at_ms.desc(), events.c.eid).limit(limit)))
 
 
-def enrolled_nodes(connection: Connection) -> set[str]:
-    """Names of the nodes that have a key and are not revoked."""
-    query = select(identities.c.id).where(
-        identities.c.role == "node", identities.c.key_sha256.is_not(None), identities.c.revoked_ms.is_(None)
-    )
+def expected_nodes(connection: Connection) -> dict[str, bool]:
+    """The nodes that are not revoked, and whether each has enrolled."""
+    query = select(identities.c.id, identities.c.key_sha256)
+    query = query.where(identities.c.role == "node", identities.c.revoked_ms.is_(None))
+    return {name: key is not None for name, key in connection.execute(query)}
+
+
+def revoked_nodes(connection: Connection) -> set[str]:
+    """Names of the nodes that are revoked."""
+    query = select(identities.c.id).where(identities.c.role == "node", identities.c.revoked_ms.is_not(None))
     return set(connection.execute(query).scalars())
 
 
 def identity_of(connection: Connection, node: str) -> AnyRow | None:
-    """A node's identity: `created_ms, revoked_ms`."""
-    query = select(identities.c.created_ms, identities.c.revoked_ms)
+    """A node's identity: `created_ms, revoked_ms, key_sha256`."""
+    query = select(identities.c.created_ms, identities.c.revoked_ms, identities.c.key_sha256)
     return connection.execute(query.where(identities.c.id == node, identities.c.role == "node")).first()
+
+
+def token_until_ms(connection: Connection, node: str) -> int | None:
+    """When the last token expires with which a node can still enrol."""
+    query = select(func.max(tokens.c.expires_ms)).where(tokens.c.identity == node, tokens.c.used_ms.is_(None))
+    return connection.execute(query).scalar()
 
 
 def certified_until_ms(connection: Connection, node: str) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fleet.database.store import Database
 from fleet.enrolment import Enrolment
 from fleet.folder import Folder
+from fleet.forgetting import Forgetting
 from fleet.gateway import Gateway
 from fleet.inventory import Inventory
 from fleet.operators import Operators
@@ -30,6 +31,7 @@ class Parts:
     gateway: Gateway
     inventory: Inventory
     steering: Steering
+    forgetting: Forgetting
     readings: Readings
     now_ms: Callable[[], int]
 
@@ -42,7 +44,7 @@ def all_endpoints(parts: Parts) -> list[Endpoint]:
         *operators.endpoints(parts.operators),
         *identities.endpoints(parts.enrolment, parts.operators, parts.folder.url, root.digest),
         *audit.endpoints(parts.database),
-        *nodes.endpoints(parts.inventory, parts.now_ms),
+        *nodes.endpoints(parts.inventory, parts.forgetting, parts.now_ms),
         *Events(parts.inventory).endpoints(),
         *steering.endpoints(parts.steering, parts.inventory),
         *readings.endpoints(parts.readings, parts.inventory, parts.now_ms),

@@ -3,18 +3,20 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from fleet.api.forms import Nothing
 from fleet.api.nodes import Detail, NodeFilter, NodePage, Why
 from fleet.api.summary import Summary
 from fleet.causes import causes
 from fleet.errors import NotFoundError, UsageError
 from fleet.fields import FIELDS, Record, kind_of, values_of
+from fleet.forgetting import Forgetting
 from fleet.inventory import Inventory
 from fleet.query import parse
 from fleet.web.endpoint import Call, Endpoint
 
 
-def endpoints(inventory: Inventory, now_ms: Callable[[], int]) -> list[Endpoint]:
-    """What a viewer sees."""
+def endpoints(inventory: Inventory, forgetting: Forgetting, now_ms: Callable[[], int]) -> list[Endpoint]:
+    """What a viewer sees, and what an admin takes out of it."""
 
     def page(call: Call) -> NodePage:
         wanted: NodeFilter = call.query
@@ -36,6 +38,10 @@ def endpoints(inventory: Inventory, now_ms: Callable[[], int]) -> list[Endpoint]
         evidence = inventory.evidence(node)
         return Why(node, now_ms(), causes(evidence), evidence)
 
+    def forget(call: Call) -> Nothing:
+        forgetting.forget(call.path["node"], call.caller.name)
+        return Nothing()
+
     return [
         Endpoint(
             method="GET", path="/v1/status", summary="The fleet at a glance", least="viewer",
@@ -48,6 +54,10 @@ def endpoints(inventory: Inventory, now_ms: Callable[[], int]) -> list[Endpoint]
         Endpoint(
             method="GET", path="/v1/nodes/{node}", summary="All that is known of a node", least="viewer",
             work=detail, answer=Detail,
+        ),
+        Endpoint(
+            method="DELETE", path="/v1/nodes/{node}", summary="Forget a node that is revoked", least="admin",
+            work=forget, answer=Nothing,
         ),
         Endpoint(
             method="GET", path="/v1/nodes/{node}/why", summary="Why a node is not well, the root first", least="viewer",

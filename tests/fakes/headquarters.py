@@ -14,6 +14,7 @@ from contract.steering import Desired, Event, Phase, Policy, Reported, Signed, T
 from contract.telemetry import InferRow, SysRow, pack_infer, pack_sys
 from fleet.causes import causes
 from fleet.database.store import open_database
+from fleet.forgetting import Forgetting
 from fleet.intake import Intake
 from fleet.inventory import Inventory
 from fleet.link import Incoming
@@ -49,6 +50,7 @@ class Headquarters:
         self.connected = True
         self.on_command: Callable[[bytes], None] | None = None
         self.steering = Steering(self.database, self.inventory, [KEY], self._post, self.clock)
+        self.forgetting = Forgetting(self.database, self.inventory, self.steering, self._post, self.clock)
         self.intake = Intake(self.database, self.inventory, self.steering, self.clock)
         self._seqs: dict[tuple[str, str], itertools.count[int]] = {}
         self._eids = itertools.count(1)

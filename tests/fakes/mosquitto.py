@@ -65,6 +65,11 @@ class Mosquitto:
                 return self
         raise RuntimeError("mosquitto does not start")
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        if self._process:
+            self._process.send_signal(number)
+
     def reload(self) -> None:
         """Lets it read its passwords again."""
         if self._process:

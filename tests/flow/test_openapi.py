@@ -11,6 +11,7 @@ from contract.topics import Topic
 from fleet.beginning import begin
 from fleet.database.store import open_database
 from fleet.enrolment import Enrolment
+from fleet.forgetting import Forgetting
 from fleet.gateway import Gateway
 from fleet.inventory import Inventory
 from fleet.operators import Operators
@@ -42,8 +43,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     inventory = Inventory(database, now_ms)
     steering = Steering(database, inventory, folder.signing_keys(), post, now_ms)
     enrolment, operators = Enrolment(folder, database, now_ms), Operators(database, now_ms)
+    forgetting, readings = Forgetting(database, inventory, steering, post, now_ms), Readings(database, now_ms)
     parts = Parts(
-        folder, database, enrolment, operators, Gateway(folder), inventory, steering, Readings(database, now_ms), now_ms
+        folder, database, enrolment, operators, Gateway(folder), inventory, steering, forgetting, readings, now_ms
     )
     yield document(all_endpoints(parts), "1.2.3")
     database.close()

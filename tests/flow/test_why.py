@@ -10,7 +10,7 @@ from contract.enrolment import DAY_MS
 from contract.presence import NodeState
 from contract.topics import NodeStatus
 from fleet.api.steering import WishChange
-from fleet.causes import RULES
+from fleet.causes import RULES, causes
 from fleet.database import identities as rows
 from tests.fakes.headquarters import BUSY, FIT, START_MS, Headquarters
 
@@ -24,6 +24,7 @@ def headquarters(database_url: str) -> Iterator[Headquarters]:
     with made.database.write() as connection:
         for name in ("n1", "n9"):
             rows.add_identity(connection, name, "node", START_MS - 90 * DAY_MS)
+            rows.set_key(connection, name, "5a" * 32)
             rows.add_certificate(connection, 1 if name == "n1" else 9, name, START_MS - DAY_MS, START_MS + 4 * DAY_MS)
     for node in ("n1", "n2", "n3"):
         made.join(node, site="store-7")
@@ -225,9 +226,23 @@ def test_a_node_that_never_came(headquarters: Headquarters) -> None:
     assert headquarters.why("n9") == ["never_came"]
 
 
+def test_a_node_that_has_not_enrolled(headquarters: Headquarters) -> None:
+    """It has an id and a token, of which the end is told, also when it is over."""
+    with headquarters.database.write() as connection:
+        rows.add_identity(connection, "n8", "node", START_MS)
+        rows.add_token(connection, "5b" * 32, "n8", START_MS, START_MS + HOUR_MS)
+    summary = headquarters.inventory.summary()
+    assert (summary.not_enrolled, summary.num_not_enrolled, summary.never_came) == (["n8"], 1, ["n9"])
+    said = ("its token runs out in 60 min", "its token ran out 60 min ago")
+    for line in said:
+        (cause,) = causes(headquarters.inventory.evidence("n8"))
+        assert (cause.name, cause.evidence) == ("not_enrolled", (line,))
+        headquarters.now_ms += 2 * HOUR_MS
+
+
 def test_every_rule_has_a_fault() -> None:
     """As messages, not only as values."""
-    assert {name_of(fault) for fault in FAULTS} | {"never_came"} == {rule.name for rule in RULES}
+    assert {name_of(fault) for fault in FAULTS} | {"never_came", "not_enrolled"} == {rule.name for rule in RULES}
 
 
 def test_what_is_mended_is_no_cause_any_more(headquarters: Headquarters) -> None:

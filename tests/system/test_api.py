@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.topics import GroupPolicy, NodeCard, NodeReported, NodeStatus
 from tests.fakes.controller import ControllerProcess
 from tests.fakes.scripted_node import ScriptedNode
 from tests.fakes.waiting import until
@@ -35,6 +36,7 @@ TABLE: list[tuple[str, str, str, Any]] = [
     ("PUT", "/v1/groups/{group}/policy", "operator", {"settings": {}}),
     ("DELETE", "/v1/groups/{group}", "operator", None),
     ("POST", "/v1/nodes/{node}/commands", "operator", {"op": "logs"}),
+    ("DELETE", "/v1/nodes/{node}", "admin", None),
     ("GET", "/v1/operators", "admin", None),
     ("POST", "/v1/operators", "admin", {"name": "eve", "role": "viewer"}),
     ("DELETE", "/v1/operators/{name}", "admin", None),
@@ -152,6 +154,29 @@ def test_every_write_is_written_down(controller: ControllerProcess) -> None:
                 assert api.request(method, path, json=body).status_code == 200, path
         entries = audit(admin, actor="wri")
     assert [(e["action"], e["subject"]) for e in reversed(entries)] == [(what, whom) for *_, what, whom in writes]
+
+
+def test_a_node_that_is_forgotten_leaves_nothing_at_the_broker(controller: ControllerProcess) -> None:
+    """Its retained messages are gone, so it does not come back with the next connection."""
+    with ScriptedNode(controller, "gone") as node:
+        node.report(3)
+    with controller.api() as api, controller.watch() as watcher:
+        until(lambda: api.get("/v1/nodes/gone").json()["record"]["state"] == "offline", "goodbye")
+        done = controller.fleet("forget", "gone")
+        assert (done.returncode, done.stdout) == (0, "gone is forgotten.\n"), done.stderr
+        assert api.get("/v1/nodes/gone").status_code == 404
+        assert audit(api, action="forget", subject="gone")
+        # What the controller publishes next comes after what it emptied.
+        api.put("/v1/groups/after", json={"query": "site=a"}).raise_for_status()
+        api.put("/v1/groups/after/policy", json={"settings": {"log.level": "info"}}).raise_for_status()
+        watcher.subscribe({GroupPolicy("after").path("home"): 1})
+        assert watcher.next(20)
+        watcher.subscribe({kind("gone").path("home"): 1 for kind in (NodeStatus, NodeCard, NodeReported)})
+        watcher.subscribe({GroupPolicy("after").path("home"): 1})
+        again = watcher.next(20)
+        assert again
+        assert again.topic == GroupPolicy("after").path("home")
+        api.delete("/v1/groups/after").raise_for_status()
 
 
 def test_what_was_said_to_a_model_is_nowhere(controller: ControllerProcess) -> None:

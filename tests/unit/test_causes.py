@@ -23,12 +23,13 @@ LOST = replace(WELL, state="lost", seen_s=2 * HOUR)
 FAULTS: dict[str, Evidence] = {
     "broker_down": replace(LOST, broker_down_s=300, site_nodes_lost=3),
     "revoked": replace(LOST, is_revoked=True),
+    "not_enrolled": replace(WELL, state=None, seen_s=None, is_enrolled=False, token_left_s=600),
     "never_came": replace(WELL, state=None, seen_s=None, reported_rev=None, phase=None, num_models=None, engine=None),
     "clock_wrong": replace(WELL, clock_ahead_s=-730 * DAY, document_refusals=("document_from_future",), reported_rev=4),
     "certificate_expired": replace(LOST, certificate_left_s=-3 * HOUR),
     "site_down": replace(LOST, site_nodes_lost=3),
     "stopped": replace(WELL, state="offline", seen_s=3 * DAY),
-    "disk_full": replace(WELL, disk_free_mib=3, answers={200: 10, 507: 40}, phase="failed", error="cannot write"),
+    "disk_full": replace(WELL, disk_free_mib=3, answers={200: 10, 500: 40}, phase="failed", error="cannot write"),
     "no_memory": replace(WELL, deaths={"killed": 5}, ram_available_mib=60, memory_stalled_percent=44),
     "hot": replace(WELL, temperature_c=91, throttled_percent=70, answers={200: 30, 429: 40}, queue=64),
     "keeps_starting": replace(WELL, starts=30, engine="starting"),
@@ -52,7 +53,17 @@ FAULTS: dict[str, Evidence] = {
 }
 DEPTH = [rule.name for rule in RULES]
 HIDING = {rule.name for rule in RULES if rule.hides}
-AWAY = {"broker_down", "revoked", "never_came", "certificate_expired", "site_down", "stopped", "lost", "silent"}
+AWAY = {
+    "broker_down",
+    "revoked",
+    "not_enrolled",
+    "never_came",
+    "certificate_expired",
+    "site_down",
+    "stopped",
+    "lost",
+    "silent",
+}
 SPOKEN_ONLY = set(DEPTH[DEPTH.index("no_model") :]) - {"renewal_late"}  # holds only of a node that is there
 
 
@@ -117,6 +128,11 @@ def test_what_a_lost_node_said_last_can_explain_it() -> None:
     (cause,) = causes(full)
     assert cause.name == "disk_full"
     assert cause.evidence == ("0 MiB are free on its disk (told 2 h ago)",)
+
+
+def test_failures_show_a_full_disk_too() -> None:
+    """As telemetry counts them: all 5xx in one column, 507 among them."""
+    assert causes(FAULTS["disk_full"])[0].evidence[1] == "40 of 50 requests failed lately (5xx)"
 
 
 def test_one_neighbour_that_is_there_clears_the_site() -> None:

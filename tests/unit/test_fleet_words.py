@@ -26,6 +26,8 @@ WELL = Summary(
         ({}, True, "well: 2 nodes, 2 online"),
         ({"num_nodes": 0, "states": {}}, True, "no nodes yet"),
         ({"num_unwell": 1, "states": {"online": 1, "lost": 1}}, False, "not well: 1 of 2 nodes"),
+        ({"num_revoked": 1}, True, "well: 2 nodes, 2 online, 1 revoked"),
+        ({"num_not_enrolled": 1}, True, "well: 2 nodes, 2 online, 1 not enrolled yet"),
         ({"num_never_came": 3}, False, "3 enrolled and never came"),
         ({"broker_down_s": 130.0}, False, "blind: no connection to the broker for 2 min"),
         ({"is_stored": False}, False, "the database does not take what comes"),
