@@ -21,6 +21,10 @@ class NoSpaceError(StoreError):
     """Something does not fit on the disk or into its budget; the message has the numbers. As an answer: 507."""
 
 
+class DamagedError(StoreError):
+    """What is on the disk is not what was written there; the message names it. It has to be fetched again."""
+
+
 class EngineError(AgentError):
     """The engine process does not start or does not answer."""
 

@@ -29,3 +29,16 @@ DELTA_TOKENS = 8
 DELTA_MS = 100
 
 MAX_DOCUMENT_BYTES = 64 * 1024  # of a signed document: a node reads it before it knows who wrote it
+
+# Of releases. A node keeps a segment, what it is made from and what comes out of it in memory at the same time.
+MAX_SEGMENT_BYTES = 4 * 1024 * 1024
+MAX_SEGMENTS = 32_768  # a file of 64 GiB in whole segments takes half of them
+MAX_SEGMENT_NAME_CHARS = 320  # a metadata key has up to 256
+MAX_SOURCES = 8
+MAX_RELEASE_FILE_BYTES = 64 * 1024**3
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+MAX_CHAT_TEMPLATE_CHARS = 256 * 1024
+MAX_GOLDEN_PROMPTS = 64
+MAX_EXPECTATIONS = 16
+MAX_EXPECTED_CHARS = 4096
+MAX_PERPLEXITY_CHARS = 64 * 1024

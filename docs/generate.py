@@ -1,6 +1,6 @@
 """Writes the pages that come from the code: `python docs/generate.py`, or with `--check` only compares.
 
-    schemas/*.json   a JSON Schema of every message of the contract
+    schemas/*.json   a JSON Schema of every message of the contract, and of a release's manifest
     topics.md        the topics and status codes
     telemetry.md     the columns of telemetry, and what it costs
     agent.toml       the agent's configuration, commented
@@ -19,6 +19,7 @@ import msgspec
 
 from agent.config import sample
 from contract import messages, telemetry, topics
+from contract.release import Release
 from contract.status import MEANINGS
 
 FOLDER = Path(__file__).resolve().parent
@@ -28,7 +29,8 @@ MARK = "Made by docs/generate.py from {source}; a change belongs there."
 
 def pages() -> dict[str, str]:
     """Every generated file: its path below `docs/`, and its text."""
-    schemas = {f"schemas/{file_name(kind)}": _json(schema_of(kind)) for kind in messages.ALL}
+    kinds: tuple[type[msgspec.Struct], ...] = (*messages.ALL, Release)
+    schemas = {f"schemas/{file_name(kind)}": _json(schema_of(kind)) for kind in kinds}
     return schemas | {"topics.md": topics_page(), "telemetry.md": telemetry_page(), "agent.toml": sample()}
 
 

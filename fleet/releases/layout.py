@@ -1,0 +1,140 @@
+"""Where the parts of a GGUF file are. Format: ggml's docs/gguf.md, version 2 and 3.
+
+Reads what a cut needs, names and offsets, and no value. Whether the file is a sound model, its node decides.
+"""
+
+import itertools
+import struct
+from mmap import mmap
+from typing import NamedTuple
+
+from fleet.errors import UsageError
+
+LARGE_VALUE_BYTES = 64 * 1024  # vocabularies and merges are larger, everything that people edit is smaller
+_MAX_NAME_BYTES = 256
+
+_SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_U32_KIND, _STRING, _ARRAY = 4, 8, 9
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+class Span(NamedTuple):
+    """A part of the file, up to where the next one starts: padding belongs to what it follows."""
+
+    name: str
+    start: int
+
+
+class Layout(NamedTuple):
+    """The file from its first byte to its last, in order: what stands before the tensors, then the tensors."""
+
+    head: list[Span]
+    tensors: list[Span]
+    num_bytes: int
+
+
+def layout_of(data: bytes | mmap, label: str) -> Layout:
+    """The parts of a file.
+
+    Raises:
+        UsageError: it is no GGUF file, or its tables do not fit it.
+    """
+    try:
+        return _Reader(data).layout()
+    except (ValueError, struct.error, OverflowError) as error:
+        raise UsageError(f"cannot cut {label}: {error}; is it a whole GGUF file?") from None
+
+
+class _Reader:
+    """Goes through the tables once. Whatever the counts say, each of its steps uses up bytes of the file."""
+
+    def __init__(self, data: bytes | mmap) -> None:
+        self._data = data
+        self._at = 0
+
+    def layout(self) -> Layout:
+        if self._data[:4] != b"GGUF":
+            raise ValueError("it does not begin as one")
+        self._at = 4
+        version = self._number(_U32)
+        if version not in (2, 3):
+            raise ValueError(f"its GGUF version is {version}; 2 and 3 are known, little-endian")
+        num_tensors, num_keys = self._number(_U64), self._number(_U64)
+        head, alignment = [Span("metadata", 0)], 32
+        for _ in range(num_keys):
+            start, key = self._at, self._name()
+            kind = self._number(_U32)
+            if key == "general.alignment" and kind == _U32_KIND:
+                alignment = _U32.unpack_from(self._data, self._at)[0]
+            self._skip_value(kind, key)
+            if self._at - start >= LARGE_VALUE_BYTES:
+                head += [Span(key, start), Span(f"metadata after {key}", self._at)]
+        head.append(Span("tensor table", self._at))
+        offsets = {}
+        for _ in range(num_tensors):
+            name = self._name()
+            if name in offsets:
+                raise ValueError(f"the tensor {name} is there twice")
+            offsets[name] = self._tensor_offset(name)
+        return self._tiled(head, offsets, alignment)
+
+    def _tiled(self, head: list[Span], offsets: dict[str, int], alignment: int) -> Layout:
+        num_bytes = len(self._data)
+        if not 1 <= alignment <= num_bytes:
+            raise ValueError(f"general.alignment is {alignment}")
+        begin = self._at + -self._at % alignment
+        tensors = sorted((Span(name, begin + offset) for name, offset in offsets.items()), key=lambda span: span.start)
+        for before, after in itertools.pairwise(tensors):
+            if before.start == after.start:
+                raise ValueError(f"the tensors {before.name} and {after.name} begin at the same byte")
+        if tensors and tensors[-1].start >= num_bytes:
+            raise ValueError(f"the tensor {tensors[-1].name} begins at byte {tensors[-1].start} of {num_bytes}")
+        # Of two parts of the head that begin at the same byte the first is empty.
+        starts = [span.start for span in head[1:]] + [num_bytes]
+        return Layout([span for span, end in zip(head, starts, strict=True) if span.start < end], tensors, num_bytes)
+
+    def _tensor_offset(self, name: str) -> int:
+        num_dimensions = self._number(_U32)
+        if num_dimensions > 4:
+            raise ValueError(f"the tensor {name} has {num_dimensions} dimensions")
+        self._skip(num_dimensions * 8 + 4)  # the shape and the type
+        return self._number(_U64)
+
+    def _skip_value(self, kind: int, key: str) -> None:
+        if kind in _SCALAR_BYTES:
+            self._skip(_SCALAR_BYTES[kind])
+        elif kind == _STRING:
+            self._skip(self._number(_U64))
+        elif kind == _ARRAY:
+            kind, length = self._number(_U32), self._number(_U64)
+            if kind in _SCALAR_BYTES:
+                self._skip(length * _SCALAR_BYTES[kind])
+            elif kind == _STRING:
+                for _ in range(length):
+                    self._skip(self._number(_U64))
+            else:
+                raise ValueError(f"{key} is an array of the type {kind}")
+        else:
+            raise ValueError(f"{key} has the type {kind}")
+
+    def _name(self) -> str:
+        length = self._number(_U64)
+        if not 1 <= length <= _MAX_NAME_BYTES:
+            raise ValueError(f"at byte {self._at} is a name of {length} bytes")
+        start = self._at
+        self._skip(length)
+        name = str(self._data[start : self._at], "utf-8")
+        if not name.isprintable():
+            raise ValueError(f"at byte {start} is the name {name!r}")
+        return name
+
+    def _number(self, form: struct.Struct) -> int:
+        number: int = form.unpack_from(self._data, self._at)[0]
+        self._at += form.size
+        return number
+
+    def _skip(self, num_bytes: int) -> None:
+        self._at += num_bytes
+        if self._at > len(self._data):
+            raise ValueError(f"its tables reach beyond its end at byte {len(self._data)}")
