@@ -61,6 +61,15 @@ def parse_pattern(pattern: str) -> Node:
     return node
 
 
+def matches(node: Node, text: str) -> bool:
+    """Whether a whole text fits a pattern, in time linear in the text.
+
+    Python's `re` reads the same patterns, but lets them have quotes, backslashes and line breaks too, in which they may
+    be ambiguous and take exponential time.
+    """
+    return _Places().fits(node, text)
+
+
 class _Parser:
     """Reads a pattern from left to right."""
 
@@ -252,6 +261,17 @@ class _Places:
                         f"is ambiguous: {chr(low)!r} could belong to two of its parts; write it so that each next"
                         " character decides, such as [^-]*-x for .*-x"
                     )
+
+    def fits(self, node: Node, text: str) -> bool:
+        """Whether the automaton accepts a text. As the pattern is deterministic, it is in one place at a time."""
+        whole = self._span(node)
+        place, following = -1, set(whole.first)
+        for char in map(ord, text):
+            place = next((at for at in following if any(a <= char <= b for a, b in self._chars[at].ranges)), -1)
+            if place < 0:
+                return False
+            following = self._follow[place]
+        return place in whole.last if text else whole.empty
 
     def _span(self, node: Node) -> _Span:
         match node:

@@ -88,6 +88,8 @@ def _judged(plan: Plan, state: State, seen: Seen, now_ms: int) -> State:
 
 def _moved(plan: Plan, state: State, seen: Seen, now_ms: int) -> State:
     """The state after the next thing that can be done, or the same."""
+    if state.is_over:
+        return state
     state = _judged(plan, _heard(state, seen, now_ms), seen, now_ms)
     match state.phase:
         case Phase.RUNNING:
