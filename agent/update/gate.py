@@ -93,8 +93,7 @@ def check_promise(promise: Promise) -> None:
             if golden.schema is not None:
                 check_schema(golden.schema)
         except ValueError as error:
-            what = "schema" if golden.pattern is None else "pattern or schema"
-            raise ValueError(f"cannot use the {what} of golden prompt {number}: {error}") from None
+            raise ValueError(f"cannot use what is expected of golden prompt {number}: {error}") from None
     limits = (promise.perplexity, promise.speed_ratio, promise.memory_ratio, promise.memory_bytes)
     if any(limit is not None and not 0 < limit < math.inf for limit in limits):
         raise ValueError(f"cannot use a limit of {limits}: a positive number is one")

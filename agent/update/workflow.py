@@ -136,7 +136,8 @@ def ended(now: Update, work: Work, outcome: Done | Refused | Failed | Troubled, 
         return now
     match outcome:
         case Done(gate):
-            return _happened(replace(now, gate=gate or now.gate, error=None), Happening.DONE, at_ms)
+            error = now.error if now.state is State.RESTORING else None  # why it goes back stays to be read
+            return _happened(replace(now, gate=gate or now.gate, error=error), Happening.DONE, at_ms)
         case Refused(reason, gate):
             return _happened(replace(now, gate=gate or now.gate, error=reason), Happening.REFUSED, at_ms)
         case Failed(reason):
