@@ -11,8 +11,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from contract.automaton import matches
 from contract.json_schema import check_schema
-from contract.pattern import matches, parse_pattern
+from contract.pattern import parse_pattern
 
 MAX_ANSWER_CHARS = 100_000
 # A text that ends in so many copies of one piece is a loop: models that are broken go on until they are stopped.

@@ -36,12 +36,13 @@ def view(plan: Plan, state: State, seen: Seen, now_ms: int) -> View:
     )
     in_flight = [(name, node) for name, node in sorted(state.nodes.items()) if node.outcome is None]
     laggards = tuple(name for name, node in in_flight if node.here_ms is None or is_overdue(plan, node, now_ms))
+    late = set(laggards)
     num_given = sum(not _made_room(node) for node in state.nodes.values())
     num_all = len(state.nodes) + len(waiting)
     return View(
         waiting=waiting,
         ready=ready,
-        working=tuple(name for name, _ in in_flight if name not in set(laggards)),
+        working=tuple(name for name, _ in in_flight if name not in late),
         laggards=laggards,
         num_members=num_given + len(waiting),
         num_given=num_given,

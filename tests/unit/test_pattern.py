@@ -8,8 +8,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from contract import limits
+from contract.automaton import Chars, Choice, Node, Repeat, Row, matches
 from contract.json_schema import check_schema
-from contract.pattern import PLAIN, Chars, Choice, Node, Repeat, Row, matches, parse_pattern
+from contract.pattern import PLAIN, parse_pattern
 
 LIMIT_S = 1.0
 

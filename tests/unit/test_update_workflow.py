@@ -100,11 +100,11 @@ def make_happen(now: Update, what: Happening) -> Update:
             for _ in range(MAX_CRASHES):
                 now = crashed(now, 1)
             return now
-    outcome = {
+    outcomes: dict[Happening, Done | Refused | Failed | Troubled] = {
         Happening.DONE: Done(), Happening.REFUSED: Refused("cannot"), Happening.FAILED: Failed("cannot"),
         Happening.TROUBLED: Troubled("cannot"),
-    }[what]  # fmt: skip
-    return ended(now, Work(now.state, now.goal.release, now.work), outcome, 1, 0.5)
+    }  # fmt: skip
+    return ended(now, Work(now.state, now.goal.release, now.work), outcomes[what], 1, 0.5)
 
 
 @pytest.mark.parametrize("what", Happening, ids=str)
@@ -261,7 +261,8 @@ NEWS = st.lists(
 @given(NEWS)
 def test_whatever_happens_what_serves_is_whole_and_it_ends(news: list[tuple[str, object]]) -> None:
     """What serves once was switched to, what is good was confirmed, and silence leads to an end."""
-    now, at_ms, switched = Update(), 0, {None}
+    now, at_ms = Update(), 0
+    switched: set[str | None] = {None}
     for kind, detail in news:
         at_ms += detail if kind == "time" and isinstance(detail, int) else 1
         before, work = now, due(now, at_ms)
