@@ -11,7 +11,9 @@ from fleet.terminal import write
 
 def login(
     url: Annotated[str, typer.Argument(help="The controller, https://host:8443.")],
-    token: Annotated[str, typer.Option(help="The token that `fleet operator create` printed.")],
+    token: Annotated[
+        str, typer.Option(envvar="SHOAL_FLEET_TOKEN", help="The token that `fleet operator create` printed.")
+    ],
     ca_sha256: Annotated[str, typer.Option(help="SHA-256 of the fleet's root certificate, as `fleet init` prints it.")],
 ) -> None:
     """Remember a controller and who you are there, for the commands of this user."""

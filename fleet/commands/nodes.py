@@ -44,7 +44,11 @@ def nodes(
     print_table(shown, rows, right=[field for field in shown if kind_of(field) is not Kind.TEXT])
     left = page.num_nodes - len(page.nodes)
     more = f", {left} more with --limit" if left else ""
-    heard = "nothing was heard yet" if page.heard_ms is None else f"data {age((page.at_ms - page.heard_ms) / 1000)} old"
+    heard = (
+        "nothing was heard since the controller started"
+        if page.heard_ms is None
+        else f"data {age((page.at_ms - page.heard_ms) / 1000)} old"
+    )
     write(f"{page.num_nodes} node{'' if page.num_nodes == 1 else 's'}{more}; {heard}")
 
 

@@ -95,7 +95,11 @@ def _show(summary: Summary, *, json: bool) -> bool:
         print_json(summary)
         return is_well(summary)
     write(verdict(summary))
-    heard = "nothing was heard yet" if summary.heard_ms is None else f"data {_old(summary, summary.heard_ms)} old"
+    heard = (
+        "nothing was heard since the controller started"
+        if summary.heard_ms is None
+        else f"data {_old(summary, summary.heard_ms)} old"
+    )
     gaps = f"; {summary.num_gaps} batches of telemetry are missing" if summary.num_gaps else ""
     bad = f"; {summary.num_bad_messages} messages could not be read" if summary.num_bad_messages else ""
     write(f"{heard}{gaps}{bad}")

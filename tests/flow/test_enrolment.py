@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from contract.enrolment import CERTIFICATE_LIFE_MS, DAY_MS, RENEWAL_GRACE_MS, Issued
 from fleet.authority import revoked_serials
@@ -71,6 +71,9 @@ def office(tmp_path: Path, database_url: str) -> Iterator[Office]:
     folder = begin(tmp_path / "ctl", msgspec.structs.replace(settings(), database=DatabaseSection(url=url)))
     assert folder is not None
     made = Office(folder)
+    with made.database.write() as connection:  # what `fleet init` records of the controller's own
+        for table in (certificates, identities, audit):
+            connection.execute(delete(table))
     yield made
     made.database.close()
 
