@@ -20,8 +20,11 @@ from fleet.rollout.window import Window
 OLD, NEW = "model@1", "model@2"
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 START_MS = 1_800_000_000_000
-KINDS = ("good", "fails", "rejects", "refuses", "mute", "bricks", "crashes", "liar")
-GOOD_RELEASE, BAD_RELEASE = (100, 1, 0, 4, 1, 1, 0, 1), (40, 20, 10, 6, 6, 6, 8, 4)  # how often nodes are of a kind
+KINDS = ("good", "fails", "rejects", "refuses", "mute", "bricks", "crashes", "liar", "forger")
+GOOD_RELEASE, BAD_RELEASE = (
+    (100, 1, 0, 4, 1, 1, 0, 1, 1),
+    (40, 20, 10, 6, 6, 6, 8, 4, 4),
+)  # how often nodes are of a kind
 NEVER_WELL = ("mute", "bricks", "liar")  # what can keep a rollout waiting for good
 ENDS = {"fails": "rolled_back", "rejects": "refused", "refuses": "refused"}
 
@@ -61,8 +64,8 @@ class Device:
     metrics: Metrics | None = None
 
     def is_busy(self) -> bool:
-        """Whether a document of the controller keeps it from its work, or will."""
-        return self.rev > self.done_rev
+        """Whether a document of the controller keeps it from its work, or will, as far as anybody can know."""
+        return self.rev > self.done_rev and self.kind != "forger"
 
     def observe(self) -> Observation:
         """What the controller knows of it."""
@@ -104,6 +107,8 @@ class Device:
             self.is_online, self.is_dead = False, True
         elif self.kind == "liar":
             self.say("confirmed")  # of a model that it does not have
+        elif self.kind == "forger":
+            self.said = Report(self.taken_rev, "confirmed", NEW)  # which nobody can tell from the truth
         elif self.kind in ENDS:
             self.done_rev = self.taken_rev
             self.has_failed |= self.kind == "fails"
