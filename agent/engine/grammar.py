@@ -11,8 +11,9 @@ from llama_cpp import llama_cpp as lib
 from llama_cpp.llama_grammar import SchemaConverter
 
 from agent.engine.llama import Model
+from contract.automaton import Chars, Choice, Node, Repeat, Row
 from contract.json_schema import resolve, subschemas
-from contract.pattern import Chars, Choice, Node, Repeat, Row, parse_pattern
+from contract.pattern import parse_pattern
 
 # A schema is somebody else's program: to compile it and to check a text against it may take this long.
 LIMIT_S = 2.0

@@ -1,1 +1,1 @@
-"""Updates on the node: what of a release has to be fetched, and how the file is made of it."""
+"""How a node gets a release: what of it is fetched and how it is put together, judged, switched to, and given up."""

@@ -8,8 +8,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from contract import limits
+from contract.automaton import Chars, Choice, Node, Repeat, Row, matches
 from contract.json_schema import check_schema
-from contract.pattern import PLAIN, Chars, Choice, Node, Repeat, Row, parse_pattern
+from contract.pattern import PLAIN, parse_pattern
 
 LIMIT_S = 1.0
 
@@ -152,6 +153,19 @@ def _texts(draw: st.DrawFn, node: Node) -> str:
             return draw(_texts(draw(st.sampled_from(options))))
     most = node.low + 3 if node.high is None else min(node.low + 3, node.high)
     return "".join([draw(_texts(node.part)) for _ in range(draw(st.integers(node.low, most)))])
+
+
+@given(st.data())
+def test_our_matcher_says_what_python_says(data: st.DataObject) -> None:
+    """Of texts that fit, that nearly fit, and of any, as long as they are plain."""
+    pattern = data.draw(PATTERNS | st.sampled_from(ACCEPTED))
+    node = _parsed(pattern)
+    assume(node is not None and len(pattern) < 100)
+    assert node is not None
+    text = data.draw(_texts(node) | st.text(st.sampled_from("abc-. 09"), max_size=12))
+    cut = data.draw(st.integers(0, len(text)))
+    for one in (text, text[:cut], text[:cut] + "a" + text[cut:]):
+        assert matches(node, one) == bool(re.fullmatch(pattern[1:-1], one)), (pattern, one)
 
 
 @given(st.data())
