@@ -19,6 +19,10 @@ from fleet.stored import read, read_all
 
 LATELY_MS = 3600 * 1000
 MAX_EVENTS = 1000
+# The events that say something about a fault; others may be long, as an answer to a command is.
+TELLING = (
+    "agent_started", "engine_died", "engine_state", "document_refused", "disk_low", "disk_ok", "clock_wrong",
+)  # fmt: skip
 ENDS: tuple[Phase, ...] = ("idle", "confirmed", "rolled_back", "refused", "failed")
 
 # Of what is counted by name, one status stands for each: the rules ask for 429 and 500.
@@ -47,7 +51,7 @@ def gather(
             "is_revoked": identity.revoked_ms is not None,
             "certificate_left_s": None if until_ms is None else (until_ms - now_ms) / 1000,
         }
-    recent = heard.events_of(connection, name, now_ms - LATELY_MS, MAX_EVENTS)
+    recent = heard.events_of(connection, name, now_ms - LATELY_MS, MAX_EVENTS, TELLING)
     told = [(row.at_ms, event) for row in recent if (event := read(row.event, Event)) is not None]
     fields |= {
         "clock_ahead_s": None if node.clock_ahead_ms is None else node.clock_ahead_ms / 1000,

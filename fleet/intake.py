@@ -21,6 +21,7 @@ from contract.steering import Desired, Event, Policy, Signed, Telemetry
 from contract.telemetry import KINDS, BadTelemetry, InferRow, SysRow, unpack
 from contract.topics import BadTopic, Topic
 from fleet import series
+from fleet.allowance import MAX_HOURLY_BYTES, ROW_BYTES, Allowance
 from fleet.database import heard
 from fleet.database.readings import add_rows
 from fleet.database.store import Database
@@ -66,6 +67,7 @@ class Intake:
         self._rows: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
         self._complained: set[str] = set()
+        self._allowance = Allowance()
         self._connected_ms: int | None = None  # None: who is missing since then is known
 
     def take(self, incoming: Incoming) -> None:
@@ -221,6 +223,7 @@ class Intake:
         if kind == "cmd":
             self._steering.commands.take(name, event.data)
         self._inventory.node(name).speak(now_ms)
+        self._check_allowance(name, len(payload), now_ms)
         row = {"node": name, "eid": event.eid, "kind": kind, "name": event.name, "at_ms": now_ms}
         self._events.append({**row, "event": payload.decode()})
 
@@ -233,6 +236,7 @@ class Intake:
             raise BadMessage("a row is older than rows are kept")
         node.speak(now_ms)
         node.clock_ahead_ms = batch.ts - now_ms
+        self._check_allowance(node.name, len(payload) + ROW_BYTES * len(rows), now_ms)
         node.series[kind], verdict = series.take(node.series.get(kind), batch.run, batch.seq)
         if verdict is series.Verdict.DOUBLE:
             return
@@ -245,6 +249,10 @@ class Intake:
             said = {name: cell for name, cell in zip(batch.fields, cells, strict=True) if name in columns}
             text = msgspec.json.encode(said).decode()
             self._rows.append({"node": node.name, "kind": kind, "at_ms": now_ms - row.age_s * 1000, "row": text})
+
+    def _check_allowance(self, name: str, num_bytes: int, now_ms: int) -> None:
+        if not self._allowance.take(name, num_bytes, now_ms):
+            raise BadMessage(f"it is beyond the {MAX_HOURLY_BYTES} bytes that are stored of a node in an hour")
 
     def _forget(self, name: str) -> None:
         """A node's retained messages were deleted: it is not part of the fleet any more."""

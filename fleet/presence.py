@@ -74,7 +74,7 @@ class Attendance:
     def _open(self) -> Link:
         link = open_link(self._broker, self._tls, new_presence=self._new_presence, holding=HOLDING)
         try:
-            link.subscribe({kind.filter(self._fleet): kind.QOS for kind in HEARD})
+            link.subscribe({kind.filter(self._fleet): qos for kind, qos in HEARD.items()})
         except BrokerError:
             link.close()
             raise

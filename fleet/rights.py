@@ -35,10 +35,13 @@ OF_CONTROLLER = (
 EMPTIED = (topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeHave)
 
 # What the controller subscribes to. Its own documents too: the broker may keep newer ones than a restored database.
-HEARD = (
+HEARD = {kind: kind.QOS for kind in (
     topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry,
     topics.NodeDesired, topics.GroupPolicy,
-)  # fmt: skip
+)}  # fmt: skip
+# Of QoS 1 the broker keeps all that comes while the controller is away. Reports come at each heartbeat: those of 10,000
+# nodes would take the room of events within the hour, and the last of each node is retained anyway.
+HEARD[topics.NodeReported] = 0
 
 
 def check_free(name: str) -> None:

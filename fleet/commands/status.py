@@ -99,7 +99,7 @@ def _show(summary: Summary, *, json: bool) -> bool:
     write(verdict(summary))
     heard = "nothing was ever heard" if summary.heard_ms is None else f"data {_old(summary, summary.heard_ms)} old"
     gaps = f"; {summary.num_gaps} batches of telemetry are missing" if summary.num_gaps else ""
-    bad = f"; {summary.num_bad_messages} messages could not be read" if summary.num_bad_messages else ""
+    bad = f"; {summary.num_bad_messages} messages were left out" if summary.num_bad_messages else ""
     write(f"{heard}{gaps}{bad}")
     _show_worst(summary)
     return is_well(summary)

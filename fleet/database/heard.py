@@ -43,10 +43,14 @@ def forget_nodes(connection: Connection, names: Iterable[str]) -> None:
         connection.execute(delete(table).where(table.c.node.in_(list(names))))
 
 
-def events_of(connection: Connection, node: str, since_ms: int, limit: int) -> list[AnyRow]:
-    """A node's events, the newest first: `kind, at_ms, event`."""
+def events_of(
+    connection: Connection, node: str, since_ms: int, limit: int, names: Iterable[str] | None = None
+) -> list[AnyRow]:
+    """A node's events, all or those with these names, the newest first: `kind, at_ms, event`."""
     query = select(events.c.kind, events.c.at_ms, events.c.event)
     query = query.where(events.c.node == node, events.c.at_ms >= since_ms)
+    if names is not None:
+        query = query.where(events.c.name.in_(names))
     return list(connection.execute(query.order_by(events.c.at_ms.desc(), events.c.eid).limit(limit)))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from contract import topics
 from contract.presence import NodeState, Speed
-from contract.steering import Event, Reported, Telemetry
+from contract.steering import Cell, Event, Reported, Telemetry
 from contract.telemetry import SysRow, pack_sys
 from fleet.api.audit import AuditFilter
 from fleet.api.steering import WishChange
@@ -279,6 +279,31 @@ def test_a_message_that_finds_a_fault_of_ours_takes_no_other_with_it(
     headquarters.status("n1")
     assert (headquarters.inventory.num_bad_messages, state(headquarters)) == (1, "online")
     assert "KeyError: 'ours'" in "".join(capfd.readouterr())
+
+
+def test_a_node_cannot_fill_the_database(headquarters: Headquarters) -> None:
+    """What is too much in an hour is counted and left out, of this node alone; in the next hour it is heard again."""
+    for _ in range(20):
+        headquarters.event("n1", "noise", {"text": "x" * 100_000})
+    rows: list[list[Cell]] = [[0]] * 3000
+    for seq in range(5):
+        batch = Telemetry(run="r", seq=seq, ts=1, fields=["age_s"], rows=rows)
+        headquarters.telemetry("n3", "sys", batch)
+    assert (count(headquarters, events), count(headquarters, telemetry)) == (10, 9000)
+    assert headquarters.inventory.summary().num_bad_messages == 12
+    headquarters.event("n2", "agent_started", {})
+    headquarters.now_ms += HOUR_MS
+    headquarters.event("n1", "agent_started", {})
+    assert count(headquarters, events) == 12
+
+
+def test_noise_does_not_hide_a_fault(headquarters: Headquarters) -> None:
+    """However many events of no interest came after it."""
+    headquarters.join("n1")
+    headquarters.event("n1", "disk_low", {"free_mib": 3})
+    for _ in range(1001):
+        headquarters.event("n1", "noise", {})
+    assert headquarters.why("n1") == ["disk_full"]
 
 
 ODD: tuple[tuple[topics.Topic, bytes | msgspec.Struct], ...] = (

@@ -22,6 +22,7 @@ from fleet.controller import now_ms
 from fleet.database.store import open_database
 from fleet.inventory import Inventory
 from fleet.link import Link, open_link
+from fleet.presence import HOLDING
 from fleet.steering import Steering
 from tests.fakes.controller import HOST, ControllerProcess
 from tests.fakes.headquarters import FIT, card
@@ -111,6 +112,24 @@ def test_no_event_is_lost_while_the_controller_is_killed(controller: ControllerP
 
         until(stored, "all events")
         database.close()
+
+
+def test_only_events_wait_for_the_controller(controller: ControllerProcess) -> None:
+    """Reports come at each heartbeat: they would take the room of events, and the last is retained anyway."""
+    with node(controller) as link:
+        controller.stop(signal.SIGKILL)
+        for rev in range(5):
+            say(link, topics.NodeReported("n1"), Reported(rev=rev, phase="confirmed"))
+        happen(link, "agent_started")
+        tls = controller.tls()
+        tls.load_cert_chain(*controller.folder.key_pair("mqtt"))
+        broker = BrokerUrl(HOST, controller.folder.port("node"), tls=True)
+        with open_link(broker, tls, holding=HOLDING) as session:
+            first = session.next(20)
+        assert first
+        assert first.topic == topics.NodeEvent("n1", "alert").path("home")
+        controller.ready()
+        seen(controller, lambda d: d.record.rev == 4 and len(d.events) == 1, "the last report and the event")
 
 
 def test_presence_follows_a_broker_that_restarts(controller: ControllerProcess) -> None:
