@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from contract.enrolment import CERTIFICATE_LIFE_MS, RENEWAL_GRACE_MS, Issued, Role, token_id
 from contract.ids import ID_RULE, is_id
-from fleet.api.identities import MAX_TTL_MS
+from fleet.api.identities import MAX_TTL_MS, Client, OpenToken
 from fleet.authority import utc
 from fleet.database import identities as rows
 from fleet.database.identities import Identity, Quotas, Token
@@ -68,6 +68,16 @@ class Enrolment:
             rows.add_token(connection, _digest(secret), name, now_ms, now_ms + ttl_ms)
             rows.write_audit(connection, now_ms, actor, "token.create", name, f"{role}, {ttl_ms / 1000:g} s")
         return f"{name}:{secret}"
+
+    def open_tokens(self) -> list[OpenToken]:
+        """Tokens that can be used, by whom they are for."""
+        with self._database.read() as connection:
+            return rows.open_tokens(connection, self._now_ms())
+
+    def clients(self) -> list[Client]:
+        """All clients, by id."""
+        with self._database.read() as connection:
+            return rows.list_clients(connection)
 
     def enrol(self, token: str, csr: str) -> Issued:
         """Exchanges a token for a certificate.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from contract.enrolment import DAY_MS
+from contract.enrolment import DAY_MS, Role
 from contract.requests import Id
 from fleet.api.forms import Body
 
@@ -34,6 +34,27 @@ class EnrolmentToken(Struct, frozen=True):
     token: str
     url: str
     ca_sha256: str
+
+
+class OpenToken(Struct, frozen=True):
+    """A token that can still be used, without its secret: who enrols with it, and until when."""
+
+    id: str
+    role: Role
+    created_ms: int
+    expires_ms: int
+
+
+class Client(Struct, frozen=True):
+    """A client: whether it has a certificate and a key for HTTP, and its quotas; null is no limit."""
+
+    id: str
+    created_ms: int
+    revoked_ms: int | None
+    is_enrolled: bool
+    has_key: bool
+    requests_per_minute: int | None
+    tokens_per_day: int | None
 
 
 class ClientKey(Struct, frozen=True):

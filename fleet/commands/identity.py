@@ -1,4 +1,4 @@
-"""`fleet token create`, `fleet client create`, `fleet client key`, `fleet revoke`."""
+"""`fleet token create` and `ls`, `fleet client create`, `ls` and `key`, `fleet revoke`."""
 
 import getpass
 import re
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fleet.api.identities import EnrolmentToken, NewClient, NewToken
-from fleet.commands.where import Dir, connect, path
+from fleet.commands.where import Dir, Json, connect, path
 from fleet.errors import UsageError
 from fleet.folder import Folder
 from fleet.login import local_folder
+from fleet.tables import date, print_json, print_table
 from fleet.terminal import warn, write
 
 if TYPE_CHECKING:
+    from fleet.api.identities import Client
     from fleet.enrolment import Enrolment
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -35,6 +37,20 @@ def create_token(
     _create(NewToken(node=node, ttl_s=parse_ttl(ttl) // 1000), folder)
 
 
+@token_app.command("ls")
+def list_tokens(json: Json = False, folder: Dir = None) -> None:
+    """List tokens that can still be used; nobody can read them again."""
+    from fleet.api.identities import OpenToken
+
+    with connect(folder) as controller:
+        found = controller.get(path("tokens"), list[OpenToken])
+    if json:
+        print_json(found)
+        return
+    rows = [(one.id, one.role, date(one.created_ms), date(one.expires_ms)) for one in found]
+    print_table(("for", "a", "since", "until"), rows)
+
+
 @client_app.command("create")
 def create_client(
     client: Annotated[str, typer.Argument(help="The client's id.")],
@@ -46,6 +62,24 @@ def create_client(
     """Print the line that gives a client its identity, once."""
     quotas = {"requests_per_minute": requests_per_minute, "tokens_per_day": tokens_per_day}
     _create(NewClient(client=client, ttl_s=parse_ttl(ttl) // 1000, **quotas), folder)
+
+
+@client_app.command("ls")
+def list_clients(json: Json = False, folder: Dir = None) -> None:
+    """List clients, with their quotas and what they have: a certificate, a key for the HTTP API."""
+    from fleet.api.identities import Client
+
+    with connect(folder) as controller:
+        found = controller.get(path("clients"), list[Client])
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (one.id, date(one.created_ms), _quota(one.requests_per_minute), _quota(one.tokens_per_day), _has(one))
+        for one in found
+    ]
+    titles = ("client", "since", "requests/min", "tokens/day", "has")
+    print_table(titles, rows, right=titles[2:4])
 
 
 @client_app.command("key")
@@ -76,6 +110,17 @@ def revoke(
     write(f"{identity} is revoked.")
     if not told:
         warn("no broker of this folder runs here, so nobody was cut off; one that starts refuses it")
+
+
+def _quota(limit: int | None) -> str:
+    return "-" if limit is None else str(limit)
+
+
+def _has(client: "Client") -> str:
+    if client.revoked_ms is not None:
+        return f"nothing: revoked {date(client.revoked_ms)}"
+    words = ["certificate"] * client.is_enrolled + ["key"] * client.has_key
+    return ", ".join(words) or "nothing yet"
 
 
 def _create(wanted: NewToken | NewClient, named: Path | None) -> None:

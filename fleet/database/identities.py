@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, insert, select, update
 
 from contract.enrolment import RENEWAL_GRACE_MS, Role
+from fleet.api.identities import Client, OpenToken
 from fleet.database.tables import audit, certificates, identities, spent, tokens
 
 
@@ -110,6 +111,23 @@ def find_token(connection: Connection, sha256: str) -> Token | None:
         .where(tokens.c.sha256 == sha256)
     ).first()
     return Token(Identity(*row[:4]), *row[4:]) if row else None
+
+
+def open_tokens(connection: Connection, now_ms: int) -> list[OpenToken]:
+    """Those that can be used, by identity."""
+    query = select(identities.c.id, identities.c.role, tokens.c.created_ms, tokens.c.expires_ms)
+    query = query.join_from(tokens, identities).where(tokens.c.used_ms.is_(None), tokens.c.expires_ms > now_ms)
+    return [OpenToken(*row) for row in connection.execute(query.order_by(identities.c.id, tokens.c.expires_ms))]
+
+
+def list_clients(connection: Connection) -> list[Client]:
+    """All, by id, also those that are revoked."""
+    query = select(
+        identities.c.id, identities.c.created_ms, identities.c.revoked_ms, identities.c.key_sha256.is_not(None),
+        identities.c.api_key_sha256.is_not(None), identities.c.requests_per_minute, identities.c.tokens_per_day,
+    )  # fmt: skip
+    query = query.where(identities.c.role == "client").order_by(identities.c.id)
+    return [Client(*row) for row in connection.execute(query)]
 
 
 def use_token(connection: Connection, sha256: str, now_ms: int) -> bool:

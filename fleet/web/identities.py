@@ -1,6 +1,6 @@
 """Identities of nodes and clients over HTTP: tokens with which they enrol, keys of clients, revocation."""
 
-from fleet.api.identities import ClientKey, EnrolmentToken, NewClient, NewToken, Revoked
+from fleet.api.identities import Client, ClientKey, EnrolmentToken, NewClient, NewToken, OpenToken, Revoked
 from fleet.database.identities import Quotas
 from fleet.enrolment import Enrolment
 from fleet.operators import Operators
@@ -8,7 +8,7 @@ from fleet.web.endpoint import Call, Endpoint
 
 
 def endpoints(enrolment: Enrolment, operators: Operators, url: str, ca_sha256: str) -> list[Endpoint]:
-    """What an admin does with identities. `url` is where devices enrol."""
+    """What an admin does with identities, and what others see of them. `url` is where devices enrol."""
 
     def create_token(call: Call) -> EnrolmentToken:
         wanted: NewToken = call.body
@@ -33,6 +33,14 @@ def endpoints(enrolment: Enrolment, operators: Operators, url: str, ca_sha256: s
         Endpoint(
             method="POST", path="/v1/tokens", summary="A token with which a device enrols", least="admin",
             work=create_token, body=NewToken, answer=EnrolmentToken,
+        ),
+        Endpoint(
+            method="GET", path="/v1/tokens", summary="Tokens that can still be used, without their secrets",
+            least="viewer", work=lambda _call: enrolment.open_tokens(), answer=list[OpenToken],
+        ),
+        Endpoint(
+            method="GET", path="/v1/clients", summary="All clients", least="viewer",
+            work=lambda _call: enrolment.clients(), answer=list[Client],
         ),
         Endpoint(
             method="POST", path="/v1/clients", summary="A client with its quotas, and a token", least="admin",

@@ -40,6 +40,8 @@ TABLE: list[tuple[str, str, str, Any]] = [
     ("GET", "/v1/operators", "admin", None),
     ("POST", "/v1/operators", "admin", {"name": "eve", "role": "viewer"}),
     ("DELETE", "/v1/operators/{name}", "admin", None),
+    ("GET", "/v1/tokens", "viewer", None),
+    ("GET", "/v1/clients", "viewer", None),
     ("POST", "/v1/tokens", "admin", {"node": "n9"}),
     ("POST", "/v1/clients", "admin", {"client": "c9"}),
     ("POST", "/v1/clients/{client}/key", "admin", None),

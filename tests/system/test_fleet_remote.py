@@ -93,6 +93,24 @@ def test_an_admin_elsewhere_can_do_what_the_folder_can(controller: ControllerPro
     assert elsewhere.fleet("operator", "create", "x", "--role", "viewer", "--save").returncode == 2
 
 
+def test_tokens_and_clients_are_listed_without_their_secrets(controller: ControllerProcess) -> None:
+    """A token until it is used or void; a client also when it is revoked, with what it has and may."""
+    token = controller.token("new-n")
+    controller.token("new-c", "--tokens-per-day", "9", role="client")
+    key = controller.fleet("client", "key", "new-c").stdout.strip()
+    listed = controller.fleet("token", "ls").stdout
+    assert re.search(r"^new-n +node +\d{4}-", listed, re.MULTILINE)
+    clients = controller.fleet("client", "ls").stdout
+    assert re.search(r"^new-c +[-0-9]{10} [:0-9]{8} +- +9 +key\s*$", clients, re.MULTILINE)
+    raw = controller.fleet("token", "ls", "--json").stdout + controller.fleet("client", "ls", "--json").stdout
+    for text in (listed, clients, raw):
+        assert not [secret for secret in (token, key) if secret.partition(":")[2] in text]
+    controller.fleet("revoke", "new-n")
+    controller.fleet("revoke", "new-c")
+    assert "new-n" not in controller.fleet("token", "ls").stdout
+    assert re.search(r"^new-c .* nothing: revoked \d{4}-", controller.fleet("client", "ls").stdout, re.MULTILINE)
+
+
 def test_another_controller_is_not_trusted(controller: ControllerProcess, elsewhere: Elsewhere) -> None:
     """No token is sent to one whose root is another than was said, and nothing is stored."""
     other = elsewhere.login(controller.operator("viewer"), "0" * 64)
