@@ -1,12 +1,8 @@
 """The `fleet` command. Every error of ours becomes one sentence and an exit code."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
-
-# typer imports pydantic, which would look through all installed packages for plugins: 12 ms of each command.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
 

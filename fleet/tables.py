@@ -13,16 +13,26 @@ COLOURS = {"online": "green", "draining": "yellow", "degraded": "yellow", "offli
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> None:
-    """Prints rows under titles; columns in `right` are aligned to the right. The last column may be cut into lines."""
+    """Prints rows under titles; columns in `right` are aligned to the right. A terminal may cut the last into lines."""
+    lines = [[one_line(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():  # whoever reads this wants no colours, and need not wait for rich
+        widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
+        for line in (titles, *lines):
+            cells = [
+                cell.rjust(width) if title in right else cell.ljust(width)
+                for title, cell, width in zip(titles, line, widths, strict=True)
+            ]
+            write("  ".join(cells).rstrip())
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in titles:
         table.add_column(title, justify="right" if title in right else "left", no_wrap=title != titles[-1])
-    for row in rows:
-        table.add_row(*(Text(one_line(cell), COLOURS.get(cell, "")) for cell in row))
+    for line in lines:
+        table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in line))
     console(sys.stdout).print(table)
 
 
