@@ -146,6 +146,15 @@ def test_a_release_that_crashes_too_often_on_probation_gives_way() -> None:
     assert passed(now, 1 << 50).last_good == "m@1"
 
 
+def test_a_release_on_its_way_out_does_not_become_the_last_good_one() -> None:
+    """Its probation ends while the one before it is being restored."""
+    now = IN[State.CONFIRMED]
+    for _ in range(MAX_CRASHES):
+        now = crashed(now, PROBATION_MS - 1)
+    now = passed(now, PROBATION_MS)
+    assert (now.state, now.serves, work_of(now, PROBATION_MS).release) == (State.RESTORING, "m@1", "m@1")
+
+
 def test_what_was_on_its_way_goes_on_after_a_rollback() -> None:
     """A crashing release does not take its successor with it."""
     now = wished(IN[State.CONFIRMED], Goal(3, "m@3"), 0)
