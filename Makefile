@@ -22,7 +22,8 @@ help: ## list the targets
 setup: ## make .venv and install everything (compiles llama.cpp once, some minutes)
 	@$(PYTHON) bootstrap.py setup
 
-demo: setup ## ask a real model over MQTT, with and without an adapter (KEEP=1 leaves it running)
+demo: setup ## a small fleet here, asked over MQTT (KEEP=1 leaves it running)
+	@$(PYTHON) bootstrap.py broker
 	@$(PYTHON) bootstrap.py model
 	@$(BIN)/fleet demo --model-dir $(MODEL_DIR) $(if $(KEEP),--keep)
 

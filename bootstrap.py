@@ -550,8 +550,21 @@ def programs() -> None:
     Raises:
         CannotError: they are missing and we may not, or cannot, install them.
     """
+    have_programs(PACKAGE_OF)
+
+
+def broker() -> None:
+    """Have mosquitto, where we may; the demo goes without a fleet where we may not."""
+    try:
+        have_programs({"mosquitto": "mosquitto"})
+    except CannotError as error:
+        say(str(error))
+
+
+def have_programs(package_of: Mapping[str, str]) -> None:
+    """Install what is missing of these programs."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *MORE_PATHS])
-    missing = sorted({package for name, package in PACKAGE_OF.items() if not shutil.which(name, path=path)})
+    missing = sorted({package for name, package in package_of.items() if not shutil.which(name, path=path)})
     if not missing:
         return
     what = f"install {' and '.join(missing)}"
@@ -616,6 +629,7 @@ def fetch_model(*words: str) -> None:
 COMMANDS: dict[str, Callable[[], None]] = {
     "setup": setup,
     "programs": programs,
+    "broker": broker,
     "model": model,
     "embeddings": embeddings,
 }

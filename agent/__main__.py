@@ -24,8 +24,7 @@ def main() -> int:
 
     async def serve() -> None:
         config = load_config(sys.argv[1] if len(sys.argv) > 1 else None)
-        setup_logs(config.log)
-        await Daemon(config).run()
+        await Daemon(config, setup_logs(config.log)).run()
 
     try:
         asyncio.run(serve())

@@ -24,6 +24,7 @@ from agent.logs import describe
 from agent.quarantine import Quarantine
 from agent.queue import Queue
 from agent.store.adapter_entries import Entry
+from agent.tally import Tally
 from contract import limits as wire
 from contract.answers import Accepted, Delta, Failure, Final, Timings, Usage
 from contract.errors import Refused
@@ -47,13 +48,17 @@ class Answering:
         node: str,
         model: str,
         parallel: int,
-        limits: Limits,
+        limits: Callable[[], Limits],
         sampling: Sampling,
         find_adapter: Callable[[str], Entry],
         quarantine: Quarantine,
         send: Callable[[frames.ToEngine], None],
+        has_adapter: Callable[[str], bool] = lambda _: False,
+        tally: Tally | None = None,
     ) -> None:
-        """`find_adapter` raises Refused for one that is not here; `send` takes care that the engine has it."""
+        """`limits` may change while it runs. `find_adapter` raises Refused for one that is not here; `send` takes care
+        that the engine has it, and `has_adapter` knows whether it has an adapter already. `tally` counts.
+        """
         self._node = node
         self.model = model
         self._parallel = parallel
@@ -62,6 +67,8 @@ class Answering:
         self._find_adapter = find_adapter
         self._quarantine = quarantine
         self._send = send
+        self._has_adapter = has_adapter
+        self._tally = tally or Tally()
         self._queue = Queue(default_max_tokens=sampling.max_tokens)
         self._running: dict[int, Job] = {}
         self._numbers = count(1)
@@ -116,18 +123,19 @@ class Answering:
                 retry_after_ms=30_000,
             )
         wait_ms = max(MIN_RETRY_AFTER_MS, round(1000 * self._service_s * (len(self._queue) + 1) / self._parallel))
-        if len(self._queue) >= self._limits.queue:
+        limits = self._limits()
+        if len(self._queue) >= limits.queue:
             raise Refused(
                 Status.BUSY,
                 "queue",
                 f"cannot take the request: {len(self._queue)} wait already, which is this node's limit",
                 retry_after_ms=wait_ms,
             )
-        if self._queue.of_client(client) >= self._limits.client_queue:
+        if self._queue.of_client(client) >= limits.client_queue:
             raise Refused(
                 Status.BUSY,
                 "client_queue",
-                f"cannot take the request: {self._limits.client_queue} requests of {client} wait already",
+                f"cannot take the request: {limits.client_queue} requests of {client} wait already",
                 retry_after_ms=wait_ms,
             )
 
@@ -135,6 +143,7 @@ class Answering:
         """Takes a job; it ends through its `on_final`."""
         now = time.monotonic()
         self._queue.push(job, now)
+        self._tally.waiting(self.model, len(self._queue))
         left_s = max(0.0, job.deadline - now)
         job.timer = asyncio.get_running_loop().call_later(left_s, self._expire, job)
         self._pump()
@@ -253,6 +262,7 @@ class Answering:
             if isinstance(want.adapter, str):
                 # What runs again goes on with the version that it began with, whatever the name means by now.
                 job.adapter = job.adapter or self._find_adapter(want.adapter)
+                job.adapter_was_here = self._has_adapter(job.adapter.sha256)
         except Refused as no:
             self._free(job)
             self._fail(job, no.status, no.code, no.message)
@@ -369,6 +379,8 @@ class Answering:
                 total_ms=round((now - job.arrived) * 1000, 3),
             ),
         )
+        label = job.adapter.label if job.adapter else None
+        self._tally.ended(self.model, label, final, adapter_was_here=job.adapter_was_here)
         self.num_ended[final.status] = self.num_ended.get(final.status, 0) + 1
         log.info(
             "answered",

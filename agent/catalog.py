@@ -5,6 +5,7 @@ used them for a while or another one needs the room. One engine process each, so
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,10 +17,9 @@ import structlog
 from agent import machine
 from agent.adapters import AdapterShelf
 from agent.answering import Answering
-from agent.config import Config
+from agent.config import Config, Limits
 from agent.engine.frames import Ready
-from agent.errors import ModelError
-from agent.fitness import unfit_bases
+from agent.errors import EngineError, ModelError
 from agent.local import LocalModel
 from agent.memory import MIB, Loaded, Need, NoRoomError, budget_bytes, make_room, num_parallel
 from agent.models import ModelFile
@@ -27,6 +27,7 @@ from agent.quarantine import Quarantine
 from agent.routing import Served, choose_model
 from agent.shelf import Shelf
 from agent.store.facts import Facts
+from agent.tally import Tally
 from contract.errors import Refused
 from contract.presence import AdapterInfo, ModelInfo
 from contract.requests import Request
@@ -38,13 +39,15 @@ LOOK_S = 1.0  # a file that was put in its place is noticed within two of these
 RETRY_S = 60.0  # a model that cannot run is tried again: what it lacked (memory, a library) may be there now
 NO_ROOM_RETRY_MS = 60_000
 NO_ENGINE_RETRY_MS = 30_000
+DRAINED_RETRY_MS = 60_000
+READY_LOOK_S = 0.1
 
 
 class Catalog:
     """Finds the models, and keeps one `LocalModel` for each.
 
     `on_change` is called when presence or card may have changed, `on_alert` with the name and data of an event that
-    the operator should hear of.
+    the operator should hear of. While it is `closed` nothing new is taken, and what was taken goes on.
     """
 
     def __init__(
@@ -52,14 +55,22 @@ class Catalog:
         config: Config,
         facts: Facts,
         *,
+        limits: Callable[[], Limits] | None = None,
+        kept_adapters: Callable[[], set[str]] = set,
+        tally: Tally | None = None,
         quarantine: Quarantine | None = None,
         on_change: Callable[[], None] = lambda: None,
         on_alert: Callable[[str, dict[str, Any]], None] = lambda _, __: None,
         available_bytes: Callable[[], int] = machine.available_bytes,
     ) -> None:
-        """`available_bytes` is what the machine could give now."""
+        """`limits` hold in place of the configured ones. `kept_adapters` are digests that never make room for others.
+        `available_bytes` is what the machine could give now.
+        """
         self._config = config
         self._facts = facts
+        self._limits = limits
+        self._kept_adapters = kept_adapters
+        self._tally = tally
         self._quarantine = quarantine
         self._on_change = on_change
         self._on_alert = on_alert
@@ -76,7 +87,9 @@ class Catalog:
         self._leaving: list[LocalModel] = []  # their files are gone; they end what they have begun
         self._ended: Counter[int] = Counter()  # of models that are gone
         self._task: asyncio.Task[None] | None = None
+        self._arriving: LocalModel | None = None  # is to be the default once it is ready
         self._draining = False
+        self.closed = False
 
     # What there is.
 
@@ -93,9 +106,44 @@ class Catalog:
         return bool(self._models) and not self._shelf.problem
 
     @property
+    def configured(self) -> ModelFile | None:
+        """The default model that the node's own configuration means."""
+        return self._shelf.files.get(self._shelf.configured) if self._shelf.configured else None
+
+    @property
+    def files(self) -> list[ModelFile]:
+        """All models."""
+        return list(self._shelf.files.values())
+
+    @property
+    def models(self) -> list[LocalModel]:
+        """All models, the default first."""
+        return sorted(self._models.values(), key=lambda local: (local is not self.default, local.model.label))
+
+    @property
+    def problem(self) -> str:
+        """Why there is no default, when there should be one."""
+        return self._shelf.problem
+
+    @property
+    def problems(self) -> dict[Path, str]:
+        """Why files cannot be used as models."""
+        return self._shelf.problems
+
+    @property
+    def adapters(self) -> AdapterShelf:
+        """All adapters."""
+        return self._adapters
+
+    @property
     def draining(self) -> bool:
         """Whether nothing new is taken."""
-        return self._draining
+        return self._draining or self.closed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits or runs."""
+        return all(local.is_idle for local in self._all())
 
     @property
     def num_waiting(self) -> int:
@@ -114,16 +162,16 @@ class Catalog:
 
     def cards(self) -> list[ModelInfo]:
         """The models' part of the card, the default first."""
-        return [local.card() for local in self._in_order() if not local.problem]
+        return [local.card() for local in self.models if not local.problem]
 
     def adapter_cards(self) -> list[AdapterInfo]:
         """The card's adapters, once for each model they fit."""
-        return [card for local in self._in_order() for card in self._adapters.cards(local.model.sha256)]
+        return [card for local in self.models for card in self._adapters.cards(local.model.sha256)]
 
     @property
     def adapters_in_use(self) -> set[str]:
-        """Digests of adapters that requests run with."""
-        return {sha256 for local in self._all() for sha256 in local.answering.adapters_in_use}
+        """Digests of adapters that must stay: requests run with them, or they are kept."""
+        return {sha256 for local in self._all() for sha256 in local.answering.adapters_in_use} | self._kept_adapters()
 
     @property
     def resident_adapters(self) -> dict[str, int]:
@@ -132,36 +180,6 @@ class Catalog:
         for local in self._all():
             total.update(local.resident)
         return dict(total)
-
-    def describe(self) -> dict[str, Any]:
-        """The default engine's part of `shoal-agent status`."""
-        if self.default is not None:
-            return self.default.describe()
-        return {
-            "state": "none" if self.is_up else "broken", "problem": self._shelf.problem, "pid": None, "restarts": 0,
-            "flags": None, "model": None, "task": None, "parallel": 0, "slots": None, "speed": None,
-        }  # fmt: skip
-
-    def describe_all(self) -> list[dict[str, Any]]:
-        """Every model's part of `shoal-agent status`, the default first, and the files that cannot be used."""
-        found = [
-            local.describe() | {"default": local is self.default, "needs_mib": round(local.need.total_bytes / 2**20)}
-            for local in self._in_order()
-        ]
-        return found + [
-            {"model": path.name, "state": "unusable", "problem": problem, "default": False}
-            for path, problem in self._shelf.problems.items()
-        ]
-
-    def describe_adapters(self) -> list[dict[str, Any]]:
-        """The adapters' part of `shoal-agent status`, and the files that cannot be used."""
-        found: list[dict[str, Any]] = [
-            {"adapter": entry.label, "sha256": entry.sha256, "base_sha256": entry.base_sha256, "bytes": entry.bytes,
-             "rank": entry.rank, "activation": entry.activation, "pinned": entry.pinned,
-             "unfit_for": unfit_bases(entry.scores)}
-            for entry in self._adapters.all()
-        ]  # fmt: skip
-        return found + [{"adapter": path.name, "problem": problem} for path, problem in self._adapters.problems.items()]
 
     # Life.
 
@@ -203,8 +221,8 @@ class Catalog:
         """
         await self.look()
         if request is None and self.default is None:
-            raise ModelError(self._shelf.problem or f"cannot choose a model: this node has {self._names()}")
-        local = self.default if request is None else self._choose(request)
+            raise ModelError(self.problem or f"cannot choose a model: this node has {self._names()}")
+        local = self.default if request is None else self.choose(request)
         if local is None:
             raise ModelError(self._shelf.problem)
         self._wake(local)
@@ -218,8 +236,13 @@ class Catalog:
         Raises:
             Refused: 404, 400, 503 or 507.
         """
+        if self.closed:
+            raise Refused(
+                Status.UNAVAILABLE, "draining", "cannot take the request: the node's operator drains it",
+                retry_after_ms=DRAINED_RETRY_MS, request_id=request.id,
+            )  # fmt: skip
         try:
-            local = self._choose(request)
+            local = self.choose(request)
             if local is None:
                 raise Refused(
                     Status.UNAVAILABLE,
@@ -239,11 +262,15 @@ class Catalog:
         local.touch()
         return local.answering
 
-    def _choose(self, request: Request) -> LocalModel | None:
-        """The model for a request; None when there is none at all, or the configured one is missing."""
+    def choose(self, request: Request) -> LocalModel | None:
+        """The model for a request; None when there is none at all, or the configured one is missing.
+
+        Raises:
+            Refused: 404 or 400.
+        """
         served = {
             Served(local.model.name, local.model.version, local.model.task, local is self.default): local
-            for local in self._in_order()
+            for local in self.models
         }
         if request.model is None and (not served or (request.task == "generate" and self._shelf.problem)):
             return None
@@ -251,6 +278,55 @@ class Catalog:
         if isinstance(request.adapter, str):
             self._adapters.find(request.adapter, local.model.sha256)
         return local
+
+    # The default model.
+
+    def prefer(self, label: str | None) -> None:
+        """From now on this model is the default while it is here; None: the configured one."""
+        self._shelf.prefer(label)
+        self._on_change()
+
+    async def change_default(self, label: str) -> None:
+        """Makes a model the default once its engine is ready. Where it does not fit beside the present one, it is the
+        default at once, and what comes meanwhile waits for it.
+
+        Raises:
+            AgentError: it is not here, or its engine does not run.
+        """
+        local = next((one for one in self._models.values() if one.model.label == label), None)
+        if local is None:
+            raise ModelError(f"cannot make {label!r} the default model: this node has {self._names()}")
+        self._arriving = local
+        try:
+            if local.broken_at is not None:
+                await local.sleep()  # a wish is a reason to try again
+            with contextlib.suppress(NoRoomError):  # the default may end others for it, once these have nothing to do
+                self._wake(local)
+                await self._until_ready(local)
+            self.prefer(label)
+            await self._until_ready(local)
+        finally:
+            self._arriving = None
+
+    async def restart_default(self) -> tuple[LocalModel, Ready]:
+        """Replaces the engine of the default model; what ran runs again. Returns when the new one is ready.
+
+        Raises:
+            AgentError: there is no default model, or its engine does not run.
+        """
+        local = self.default
+        if local is None:
+            raise ModelError(self.problem or f"cannot restart an engine: this node has {self._names()}")
+        before = local.ready
+        local.restart()
+        return local, await self._until_ready(local, other_than=before)
+
+    async def _until_ready(self, local: LocalModel, other_than: Ready | None = None) -> Ready:
+        while local.ready is None or local.ready is other_than:
+            if local.broken_at is not None:
+                raise EngineError(local.problem)
+            await asyncio.sleep(READY_LOOK_S)
+        return local.ready
 
     # Memory.
 
@@ -294,7 +370,7 @@ class Catalog:
         return budget_bytes(self._config.engine.memory_mib, self._available_bytes(), held)
 
     def _may_end(self, local: LocalModel) -> bool:
-        return local is not self.default and local.is_idle
+        return local not in (self.default, self._arriving) and local.is_idle
 
     # Looking after them.
 
@@ -323,7 +399,7 @@ class Catalog:
                         self._wake(local)
                     except NoRoomError as error:
                         self._lack_room(local, str(error))
-            elif local.is_awake and self._config.engine.idle_s and idle_s > self._config.engine.idle_s:
+            elif local is not self._arriving and local.is_awake and 0 < self._config.engine.idle_s < idle_s:
                 log.info("model is idle and is unloaded", model=local.model.label)
                 local.sleep()
         for local in [gone for gone in self._leaving if gone.is_idle]:
@@ -334,6 +410,7 @@ class Catalog:
     def _lack_room(self, local: LocalModel, problem: str) -> None:
         if not local.problem:
             log.error("no room for the default model", why=problem)
+            local.tell_broken(problem)
             local.problem = problem
             self._on_change()
         local.problem = problem
@@ -349,6 +426,7 @@ class Catalog:
             if local is None:
                 local = LocalModel(
                     self._config, self._facts, file, self._adapters, self._num_parallel(file),
+                    limits=self._limits, tally=self._tally, kept_adapters=self._kept_adapters,
                     quarantine=self._quarantine, has_room_for_slots=self._has_room_for_slots,
                     on_change=self._on_change, on_alert=self._on_alert,
                 )  # fmt: skip
@@ -361,8 +439,5 @@ class Catalog:
     def _all(self) -> list[LocalModel]:
         return [*self._models.values(), *self._leaving]
 
-    def _in_order(self) -> list[LocalModel]:
-        return sorted(self._models.values(), key=lambda local: (local is not self.default, local.model.label))
-
     def _names(self) -> str:
-        return ", ".join(local.model.label for local in self._in_order()) or "none"
+        return ", ".join(local.model.label for local in self.models) or "none"

@@ -1,7 +1,7 @@
 """The time on a device that may have no clock chip, or a wrong clock. A function of values: both clocks are passed in.
 
-What is known is a floor: the time is not before Shoal was made, not before the newest certificate was signed, and not
-before what an earlier run last saw. A clock below the floor is wrong. So is one that shows a time at which our
+What is known is a floor: the time is not before Shoal was made, not before the newest certificate or wish was signed,
+and not before what an earlier run last saw. A clock below the floor is wrong. So is one that shows a time at which our
 certificate could not even be renewed any more: if it were right, all would be lost anyway. A wrong clock is not used;
 time then goes on from the floor, which is behind by as long as the device was off.
 """
@@ -31,7 +31,14 @@ class Clock:
         One that was signed just now is the time, also when an earlier run believed a clock that was ahead.
         """
         self._expires_ms = expires_ms
-        if just_now or issued_ms > self._floor_now_ms():
+        if just_now:
+            self._set_floor(issued_ms)
+        else:
+            self.learn_signed(issued_ms)
+
+    def learn_signed(self, issued_ms: int) -> None:
+        """Takes the date of a document of the controller: it has passed."""
+        if issued_ms > self._floor_now_ms():
             self._set_floor(issued_ms)
 
     @property
@@ -44,6 +51,11 @@ class Clock:
     def now_ms(self) -> int:
         """The time in ms since 1970; never far before the floor."""
         return self._system_ms() if self.is_credible else self._floor_now_ms()
+
+    @property
+    def off_ms(self) -> int:
+        """How far the system's clock is ahead of what is known."""
+        return self._system_ms() - self._floor_now_ms()
 
     def _set_floor(self, floor_ms: int) -> None:
         self._floor_ms = floor_ms

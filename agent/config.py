@@ -20,7 +20,7 @@ from agent.errors import ConfigError
 from contract import limits
 from contract.ids import END, ID_PATTERN, ID_RULE, id_from
 from contract.requests import Id, Privacy
-from contract.settings import LogLevel, QueueLength, Ttl
+from contract.settings import LogLevel, QueueLength, TelemetryLevel, Ttl
 
 PATHS = (Path("agent.toml"), Path("/etc/shoal/agent.toml"))
 ENV_PREFIX = "SHOAL_"
@@ -204,6 +204,12 @@ class Log(_Section, frozen=True, kw_only=True):
     ] = "auto"
 
 
+class Telemetry(_Section, frozen=True, kw_only=True):
+    """What the node measures and sends; never texts. docs/telemetry.md has the columns, and what each level costs."""
+
+    level: TelemetryLevel = "normal"
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings of an agent."""
 
@@ -217,6 +223,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     journal: Journal = Journal()
     store: Store = Store()
     log: Log = Log()
+    telemetry: Telemetry = Telemetry()
 
     @property
     def state_dir(self) -> Path:

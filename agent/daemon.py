@@ -5,68 +5,78 @@ stop:  draining → running requests end → outbox flushed → offline → link
 """
 
 import asyncio
-import fcntl
 import resource
 import signal
 import time
-import uuid
 from collections import Counter
-from pathlib import Path
-from typing import IO, Any
+from datetime import UTC, datetime
+from typing import Any
 
-import msgspec
 import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from agent.activation import Activation
 from agent.answering import Answering
-from agent.card import make_card, versions
+from agent.asking import Asking
+from agent.card import versions
 from agent.catalog import Catalog
 from agent.config import Config
 from agent.control import Control
+from agent.description import describe_adapters, describe_default, describe_models, telemetry_columns
+from agent.enrolled import Enrolled
 from agent.errors import StoreError
+from agent.events import Events
 from agent.identity import identity_folder
 from agent.intake import Intake
-from agent.job import Job
 from agent.link import Incoming, Link, Session
+from agent.logs import Tail, set_level
+from agent.operations import Operations
+from agent.orders import Orders
 from agent.post import Post
-from agent.quarantine import Item, Quarantine
+from agent.presence import Presence
+from agent.readings import Readings
 from agent.renewal import LOOK_S, Renewal
+from agent.settings import Settings
+from agent.store.commands import Commands
 from agent.store.database import Database
 from agent.store.facts import Facts
 from agent.store.journal import Journal
-from agent.store.outbox import Letter, Outbox, Priority
+from agent.store.lock import lock
+from agent.store.outbox import Outbox
 from agent.store.quarantine import Quarantined
+from agent.tally import Tally
+from agent.telemetry import Telemetry
+from agent.ward import Ward
+from agent.watch import Watch
 from contract import topics
-from contract.answers import Delta, Final
-from contract.presence import NodeState
-from contract.presence import State as Presence
 from contract.requests import Request
-from contract.steering import Event
+from contract.settings import TelemetryLevel
+from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S
 
 log = structlog.get_logger()
 
 PURGE_S = 60
+WATCH_S = 60
 OFFLINE_WAIT_S = 5.0
 
 
 class Daemon:
     """One agent."""
 
-    def __init__(self, config: Config) -> None:
-        """Opens the store.
+    def __init__(self, config: Config, tail: Tail) -> None:
+        """Opens the store. `tail` has the last lines of the log.
 
         Raises:
             StoreError: the state directory cannot be used, or another agent uses it.
             ConfigError: files that the configuration names cannot be used.
         """
         self._config = config
-        self._lock = _lock(config.state_dir)
+        self._lock = lock(config.state_dir)
         self._database = Database(config.state_dir)
         self._facts = Facts(self._database)
         self._journal = Journal(self._database)
         self._outbox = Outbox(self._database, config.journal.outbox_mib * 2**20)
-        self._session = 0
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._messages: set[asyncio.Task[None]] = set()
@@ -85,18 +95,73 @@ class Daemon:
             on_connected=self._on_connected,
             check_time=lambda: self._renewal.check_time,
         )
+        self._settings = Settings(config, {"log.level": set_level, "telemetry.level": self._pace})
+        self._scheduler = AsyncIOScheduler()
+        self._tally = Tally()
         self._post = Post(
             self._outbox,
             lambda topic, payload, properties: self._link.publish(topic, payload, qos=1, properties=properties),
         )
-        self._quarantined = Quarantined(self._database)
-        self._quarantine = Quarantine(self._quarantined.items(), now_ms=now_ms, on_condemned=self._condemned)
+        self._events = Events(config.node.id, config.node.fleet, self._post, now_ms=now_ms, background=self._background)
+        self._ward = Ward(
+            Quarantined(self._database), now_ms=now_ms, on_alert=self._events.alert, background=self._background
+        )
         self._models = Catalog(
-            config, self._facts, quarantine=self._quarantine, on_change=self._say_who_i_am, on_alert=self._alert
+            config,
+            self._facts,
+            limits=lambda: self._settings.limits,
+            kept_adapters=lambda: self._activation.kept_adapters,
+            tally=self._tally,
+            quarantine=self._ward.quarantine,
+            on_change=lambda: self._presence.say(),  # noqa: PLW0108  # it is made below
+            on_alert=self._events.alert,
+        )
+        self._presence = Presence(config, self._models, self._link, now_ms)
+        self._activation = Activation(self._models, self._settings)
+        self._asking = Asking(
+            complete=self._activation.complete,
+            answering_for=self._answering_for,
+            default_ttl_ms=lambda: self._settings.limits.ttl_ms,
+        )
+        clock = self._renewal.clock
+        self._enrolled = self._renewal.identity and Enrolled(
+            config.node.id,
+            config.node.fleet,
+            facts=self._facts,
+            renewal=self._renewal,
+            activation=self._activation,
+            link=self._link,
+            presence=self._presence,
+            events=self._events,
+            orders=Orders(
+                Commands(self._database),
+                Operations(self._models, self._asking, tail, self._presence.say).all,
+                events=self._events,
+                post=self._post,
+                now_ms=clock.now_ms,
+            ),
+            background=self._background,
+        )
+        readings = Readings(config.state_dir)
+        self._telemetry = Telemetry(
+            readings,
+            self._tally,
+            self._scheduler,
+            node_columns=lambda: telemetry_columns(self._models, self._settings.limits.queue, self._ward.quarantine),
+            connected=lambda: self._link.connected,
+            publish=self._presence.measure,
+            now_ms=now_ms,
+        )
+        self._watch = Watch(
+            disk_free_mib=readings.disk_free_mib,
+            clock_off_ms=lambda: None if clock.is_credible else clock.off_ms,
+            on_alert=self._events.alert,
         )
         self._intake = Intake(
             fleet=config.node.fleet,
-            default_ttl_ms=config.limits.ttl_ms,
+            default_ttl_ms=lambda: self._settings.limits.ttl_ms,
+            complete=self._activation.complete,
+            on_refused=self._tally.refused,
             answering_for=self._answering_for,
             journal=self._journal,
             outbox=self._outbox,
@@ -107,13 +172,13 @@ class Daemon:
         self._control = Control(
             config.state_dir,
             status=self.status,
-            ask=self._ask,
+            ask=self._asking.ask,
             adapters=lambda: {
                 "in_use": sorted(self._models.adapters_in_use),
                 "resident": self._models.resident_adapters,
             },
-            quarantined=lambda: self._quarantine.items,
-            release=self._release,
+            quarantined=lambda: self._ward.quarantine.items,
+            release=self._ward.release,
         )
 
     async def run(self) -> None:
@@ -126,20 +191,31 @@ class Daemon:
         log.info("starting", node=self._config.node.id, fleet=self._config.node.fleet, **versions())
         await self._control.start()
         await self._outbox.forget_delivered()
+        self._events.alert("agent_started", {"versions": versions()})
+        if self._enrolled:
+            self._enrolled.restore()
+        else:
+            log.info("not enrolled: desired state and commands are not followed")
         await self._models.look()
         if again := await self._intake.take_up():
             log.info("requests from before the last stop run again", requests=again)
-        scheduler = AsyncIOScheduler()
-        scheduler.add_job(self._purge, "interval", seconds=PURGE_S)
-        scheduler.add_job(self._renewal.look, "interval", seconds=LOOK_S, jitter=LOOK_S // 10)
-        scheduler.start()
-        link = asyncio.create_task(self._link.run(), name="link")
+        running = [asyncio.create_task(self._link.run(), name="link")]
         self._models.start()
+        self._scheduler.add_job(self._purge, "interval", seconds=PURGE_S)
+        self._scheduler.add_job(self._watch.look, "interval", seconds=WATCH_S, next_run_time=datetime.now(UTC))
+        self._scheduler.add_job(self._renewal.look, "interval", seconds=LOOK_S, jitter=LOOK_S // 10)
+        if self._enrolled:
+            running.append(asyncio.create_task(self._enrolled.run(), name="steering"))
+            jitter_s = round(HEARTBEAT_S * HEARTBEAT_JITTER)
+            self._scheduler.add_job(self._enrolled.heartbeat, "interval", seconds=HEARTBEAT_S, jitter=jitter_s)
+        self._telemetry.set_level(self._settings.telemetry)
+        self._scheduler.start()
         await self._stopping.wait()
-        scheduler.shutdown(wait=False)
+        self._scheduler.shutdown(wait=False)
         await self._drain()
-        link.cancel()
-        await asyncio.gather(link, return_exceptions=True)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await self._models.stop()
         await self._control.stop()
         self._outbox.close()
@@ -152,47 +228,56 @@ class Daemon:
         return {
             "node": self._config.node.id,
             "fleet": self._config.node.fleet,
-            "state": self._presence(),
+            "state": self._presence.state,
             "uptime_s": round(time.monotonic() - self._started),
             "broker": {
                 "address": f"{self._config.broker.host}:{self._config.broker.port}",
                 "connected": self._link.connected,
                 "protocol": self._link.protocol,
-                "session": self._session,
+                "session": self._presence.session,
             },
             "certificate_expires_ms": self._renewal.identity and self._renewal.identity.expires_ms,
-            "engine": self._models.describe(),
-            "models": self._models.describe_all(),
-            "adapters": self._models.describe_adapters(),
+            "desired": self._enrolled and self._enrolled.describe(),
+            "engine": describe_default(self._models),
+            "models": describe_models(self._models),
+            "adapters": describe_adapters(self._models),
             "requests": {
                 "waiting": self._models.num_waiting,
                 "running": self._models.num_running,
                 "ended": {str(int(code)): number for code, number in sorted(self._models.num_ended.items())},
             },
-            "quarantine": dict(Counter(item.kind for item in self._quarantine.items)),
+            "quarantine": dict(Counter(item.kind for item in self._ward.quarantine.items)),
             "outbox": self._outbox.waiting(),
             "memory_mib": round(process.memory_full_info().pss / 2**20, 1),
             "pid": process.pid,
         }
+
+    def _pace(self, level: TelemetryLevel) -> None:
+        self._telemetry.set_level(level)
 
     # The broker.
 
     async def _new_session(self) -> Session:
         try:
             # From the clock, so that a node whose disk was replaced does not begin below its last will.
-            self._session = await self._facts.count_up("session", at_least=now_ms())
+            self._presence.session = await self._facts.count_up("session", at_least=now_ms())
         except StoreError as error:
             log.error("cannot count connections", why=str(error))
-            self._session += 1
+            self._presence.session += 1
         node, fleet = self._config.node.id, self._config.node.fleet
         filters = [topics.NodeRequest.filter(fleet, node=node), topics.NodeCancel.filter(fleet, node=node)]
         for pool in self._config.node.pools:
             filters += [topics.PoolRequest.shared_filter(fleet, pool), topics.PoolCancel.filter(fleet, pool=pool)]
-        return Session(filters, self._status_topic(), self._state("lost"))
+        if self._enrolled:
+            filters += self._enrolled.filters
+        return Session(filters, self._presence.topic, self._presence.payload("lost"))
 
     def _on_connected(self) -> None:
-        self._say_who_i_am()
+        self._presence.say()
         self._post.connected()
+        self._telemetry.connected()
+        if self._enrolled:
+            self._enrolled.report()
 
     def _on_message(self, message: Incoming) -> None:
         try:
@@ -202,6 +287,8 @@ class Daemon:
             message.ack()
             return
         match topic:
+            case topics.NodeDesired() | topics.GroupPolicy() | topics.NodeCommand() if self._enrolled:
+                self._enrolled.take(message, topic)
             case _ if message.retained:
                 # Requests are never retained; one that is would be answered again at every connection.
                 log.warning("retained request is ignored")
@@ -213,97 +300,28 @@ class Daemon:
             case _:
                 message.ack()
 
-    def _presence(self) -> Presence:
-        if self._models.draining:
-            return "draining"
-        return "online" if self._models.is_up else "degraded"
-
-    def _say_who_i_am(self) -> None:
-        """Publishes presence and card."""
-        if not self._link.connected:
-            return
-        self._link.publish(self._status_topic(), self._state(self._presence()), qos=1, retain=True)
-        default = self._models.default
-        ready = default.ready if default else None
-        card = make_card(self._config, self._models.cards(), self._models.adapter_cards(), ready, now_ms())
-        topic = topics.NodeCard(self._config.node.id).path(self._config.node.fleet)
-        self._link.publish(topic, msgspec.json.encode(card), qos=1, retain=True)
-
-    def _alert(self, name: str, data: dict[str, Any]) -> None:
-        event = Event(eid=uuid.uuid4().hex, ts=now_ms(), name=name, data=data)
-        topic = topics.NodeEvent(self._config.node.id, "alert").path(self._config.node.fleet)
-        self._background(self._post.write(Letter(topic, msgspec.json.encode(event), priority=Priority.EVENT)))
-
-    def _status_topic(self) -> str:
-        return topics.NodeStatus(self._config.node.id).path(self._config.node.fleet)
-
-    def _state(self, state: Presence) -> bytes:
-        return msgspec.json.encode(NodeState(state, self._session, now_ms()))
-
     async def _drain(self) -> None:
         log.info("stopping", drain_s=self._config.limits.drain_s, running=self._models.num_running)
         self._models.refuse_all()
-        self._say_who_i_am()
+        self._presence.say()
         await self._models.drain(self._config.limits.drain_s)
         await self._post.flush(OFFLINE_WAIT_S)
-        said = self._link.publish(self._status_topic(), self._state("offline"), qos=1, retain=True)
+        said = self._presence.say_goodbye()
         if said is not None:
             await asyncio.wait([said], timeout=OFFLINE_WAIT_S)
         await self._link.close()
 
     # Requests.
 
-    def _ask(self, request: Request, on_delta: Any, on_final: Any) -> None:
-        """A request from the control socket: not journaled, because who asks waits for it."""
-        answering = self._answering_for(request)
-        answering.check_admission("local")
-
-        async def end(final: Final) -> None:
-            on_final(final)
-
-        def piece(delta: Delta) -> None:
-            on_delta(delta)
-
-        now = time.monotonic()
-        answering.submit(
-            Job(
-                client="local",
-                id=request.id or uuid.uuid4().hex,
-                request=request,
-                arrived=now,
-                deadline=now + (request.ttl_ms or self._config.limits.ttl_ms) / 1000,
-                on_delta=piece,
-                on_final=end,
-            )
-        )
-
     def _answering_for(self, request: Request) -> Answering:
-        self._quarantine.check(request)
+        self._ward.quarantine.check(request)
         return self._models.answering_for(request)
-
-    def _condemned(self, item: Item) -> None:
-        log.error("in quarantine: engines died of it", kind=item.kind, id=item.short_id, death=item.death)
-        self._alert("quarantined", {"kind": item.kind, "id": item.id, "death": item.death})
-        self._background(self._keep_quarantine())
-
-    async def _release(self, item_id: str | None) -> list[Item]:
-        """Ends the quarantine of one thing, or of all, once that is on disk."""
-        out = self._quarantine.release(item_id)
-        await self._quarantined.keep(self._quarantine.items)
-        for item in out:
-            log.info("released from quarantine", kind=item.kind, id=item.short_id)
-            self._alert("released", {"kind": item.kind, "id": item.id})
-        return out
-
-    async def _keep_quarantine(self) -> None:
-        try:
-            await self._quarantined.keep(self._quarantine.items)
-        except StoreError as error:
-            log.error("cannot store what is in quarantine", why=str(error))
 
     async def _purge(self) -> None:
         try:
             await self._journal.purge(now_ms(), self._config.journal.keep_s * 1000)
+            if self._enrolled:
+                await self._enrolled.purge()
         except StoreError as error:
             log.error("cannot purge the journal", why=str(error))
 
@@ -316,20 +334,3 @@ class Daemon:
 def now_ms() -> int:
     """The device's clock, ms since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def _lock(state_dir: Path) -> IO[str]:
-    """Makes sure that one agent alone uses a state directory; the lock ends with the process."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (state_dir / "agent.lock").open("a+", encoding="utf-8")  # held open for life
-    except OSError as error:
-        raise StoreError(f"cannot use the state directory {state_dir}: {error}; set [node] state_dir") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StoreError(
-            f"cannot start: another agent uses {state_dir}; stop it, or set another [node] state_dir"
-        ) from error
-    return file

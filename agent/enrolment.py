@@ -92,6 +92,7 @@ def _identity(issued: Issued, url: str) -> Identity:
         broker_port=issued.broker_port,
         issued_ms=issued.issued_ms,
         expires_ms=issued.expires_ms,
+        signing_keys=issued.signing_keys,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import EnrolmentError
-from contract.enrolment import Role
+from contract.enrolment import Role, SigningKey
 from contract.requests import Id
 
 PEM_FILE = "identity.pem"
@@ -37,6 +37,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     broker_port: int
     issued_ms: int
     expires_ms: int
+    signing_keys: list[SigningKey] = []  # whose signatures count on desired state
 
     def renewal_ms(self, random_number: float) -> float:
         """When to renew; `random_number` is from 0 to 1."""

@@ -73,7 +73,9 @@ class Intake:
         self,
         *,
         fleet: str,
-        default_ttl_ms: int,
+        default_ttl_ms: Callable[[], int],
+        complete: Callable[[Request], Request],
+        on_refused: Callable[[Status], None],
         answering_for: Callable[[Request], Answering],
         journal: Journal,
         outbox: Outbox,
@@ -81,9 +83,13 @@ class Intake:
         publish: Callable[..., Any],
         now_ms: Callable[[], int],
     ) -> None:
-        """`answering_for` finds who answers a request, or refuses one for a model or task that is not here."""
+        """`complete` gives a request what it leaves open and this node has a setting for. `answering_for` finds who
+        answers it, or refuses one for a model or task that is not here. `on_refused` hears of each refusal.
+        """
         self._fleet = fleet
         self._default_ttl_ms = default_ttl_ms
+        self._complete = complete
+        self._on_refused = on_refused
         self._answering_for = answering_for
         self._journal = journal
         self._outbox = outbox
@@ -192,7 +198,7 @@ class Intake:
 
     async def _take(self, message: Incoming, asked: Asked, request: Request, digest: bytes) -> None:
         now_ms = self._now_ms()
-        until_ms = deadline_ms(now_ms, exp=request.exp, ttl_ms=request.ttl_ms, default_ttl_ms=self._default_ttl_ms)
+        until_ms = deadline_ms(now_ms, exp=request.exp, ttl_ms=request.ttl_ms, default_ttl_ms=self._default_ttl_ms())
         if until_ms <= now_ms:
             raise Refused(
                 Status.DEADLINE, "exp", f"cannot answer in time: the deadline passed {now_ms - until_ms} ms ago"
@@ -201,6 +207,7 @@ class Intake:
             raise Refused(
                 Status.INVALID, "exp", f"cannot accept exp = {request.exp}: at most {MAX_TTL_MS} ms ahead are accepted"
             )
+        request = self._complete(request)
         answering = self._answering_for(request)
         answering.check_admission(asked.client)
         if self._outbox.is_full():
@@ -277,6 +284,7 @@ class Intake:
         log.info(
             "refused", client=asked.client, status=int(no.status), code=no.code.partition(".")[0].partition("[")[0]
         )
+        self._on_refused(no.status)
         final = Final(id=asked.id, status=no.status, error=failure_of(no))
         # A payload that cannot be read may have been meant either way, so both kinds of client hear of it.
         forms = {asked.plain, not asked.plain} if no.code == "payload" else {asked.plain}

@@ -28,6 +28,7 @@ class Job:
 
     timer: asyncio.TimerHandle | None = None  # fires at the deadline
     adapter: Entry | None = None
+    adapter_was_here: bool | None = None  # when the engine was sent the job; None: it needs none
     number: int = 0  # of the present run; frames of an earlier run carry another
     num_runs: int = 0
     suspect: bool = False  # an engine died while it ran: it runs again, but alone

@@ -170,6 +170,16 @@ class Link:
         self._pending[info.mid] = future
         return future
 
+    def subscribe(self, filters: list[str]) -> None:
+        """Adds to what the present connection subscribes to; to the next one it is for `new_session` to say."""
+        if filters and self._client is not None and self.connected:
+            self._subscribe(self._client, filters)
+
+    def unsubscribe(self, filters: list[str]) -> None:
+        """Takes away from what the present connection, and the session that the broker keeps, subscribe to."""
+        if filters and self._client is not None and self.connected:
+            self._client.unsubscribe(filters)
+
     async def close(self) -> None:
         """Says goodbye, so that the broker does not publish the will."""
         if self._client is not None and self.connected:
@@ -206,7 +216,7 @@ class Link:
             if not self.connected:
                 return End.REFUSED
             self._why = "the connection broke"
-            self._subscribe(client, session)
+            self._subscribe(client, session.filters)
             log.info(
                 "connected to the broker",
                 broker=f"{self._settings.host}:{self._settings.port}",
@@ -257,12 +267,12 @@ class Link:
         else:
             client.connect(host, port, keepalive_s)
 
-    def _subscribe(self, client: Client, session: Session) -> None:
+    def _subscribe(self, client: Client, filters: list[str]) -> None:
         if self._is_5:
             options = SubscribeOptions(qos=1)
-            client.subscribe([(name, options) for name in session.filters])
+            client.subscribe([(name, options) for name in filters])
         else:
-            client.subscribe([(name, 1) for name in session.filters])
+            client.subscribe([(name, 1) for name in filters])
 
     async def _keep_alive(self, client: Client) -> None:
         while True:

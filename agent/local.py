@@ -11,7 +11,7 @@ import structlog
 from agent import machine
 from agent.adapters import AdapterShelf
 from agent.answering import Answering
-from agent.config import Config
+from agent.config import Config, Limits
 from agent.engine import frames, ladder
 from agent.engine.address_space import address_space_bytes
 from agent.engine.death import Death
@@ -22,7 +22,9 @@ from agent.models import ModelFile
 from agent.quarantine import Quarantine
 from agent.store.facts import Facts
 from agent.supply import Supply
+from agent.tally import Tally
 from contract.presence import ModelInfo
+from contract.telemetry import EngineState
 
 log = structlog.get_logger()
 
@@ -43,10 +45,14 @@ class LocalModel:
         parallel: int,
         *,
         has_room_for_slots: Callable[["LocalModel", Need], bool] = lambda _, __: True,
+        limits: Callable[[], Limits] | None = None,
+        tally: Tally | None = None,
+        kept_adapters: Callable[[], set[str]] = set,
         quarantine: Quarantine | None = None,
         on_change: Callable[[], None] = lambda: None,
         on_alert: Callable[[str, dict[str, Any]], None] = lambda _, __: None,
     ) -> None:
+        """`limits` hold in place of the configured ones; `kept_adapters` are digests that stay in memory."""
         self._config = config
         self._facts = facts
         self._adapters = adapters
@@ -59,6 +65,7 @@ class LocalModel:
         self._stopping: asyncio.Task[None] | None = None
         self._facts_to_store: set[asyncio.Task[None]] = set()
         self._was_ready = False
+        self._said_broken = False
         self._used = time.monotonic()
         self.model = model
         self.problem = ""
@@ -69,16 +76,18 @@ class LocalModel:
             node=config.node.id,
             model=model.label,
             parallel=parallel,
-            limits=config.limits,
+            limits=limits or (lambda: config.limits),
             sampling=config.sampling,
             find_adapter=lambda reference: adapters.find(reference, self.model.sha256),
             quarantine=quarantine or Quarantine(),
             send=self._send,
+            has_adapter=lambda sha256: self._supply.has(sha256),  # noqa: PLW0108  # it is made below
+            tally=tally,
         )
         self._supply = Supply(
             open_adapter=adapters.open,
             budget_bytes=config.store.resident_mib * MIB,
-            in_use=lambda: self.answering.adapters_in_use,
+            in_use=lambda: self.answering.adapters_in_use | kept_adapters(),
             waiting=lambda: self.answering.adapters_waiting,
             on_rejected=self.answering.on_frame,
             on_given=self._make_slots,
@@ -166,13 +175,28 @@ class LocalModel:
         self._stopping = asyncio.create_task(end(), name=f"stop {self.model.label}")
         return self._stopping
 
+    def restart(self) -> None:
+        """Replaces the engine's process, also one that hangs; what ran runs again. A broken engine has another try."""
+        if self._engine is not None and self.pid is not None:
+            self._engine.kill()
+        elif self.broken_at is not None:
+            self.sleep()
+            self.wake()
+
     def fail(self, problem: str) -> None:
         """It cannot run for now: what waits for it is refused."""
         if problem != self.problem:
             log.error("model cannot run", model=self.model.label, why=problem)
+        self.tell_broken(problem)
         self.problem, self.broken_at, self._was_ready = problem, time.monotonic(), False
         self.answering.on_engine(State.BROKEN)
         self._on_change()
+
+    def tell_broken(self, problem: str) -> None:
+        """Tells the operator once that it does not run; when it does again, that is told too."""
+        if not self._said_broken:
+            self._said_broken = True
+            self._on_alert("engine_state", {"model": self.model.label, "state": "broken", "problem": problem})
 
     def replace(self, model: ModelFile) -> None:
         """From the next engine on, another file. For a model that has nothing to do."""
@@ -190,12 +214,19 @@ class LocalModel:
         assert self._engine is not None  # noqa: S101  # `wake` makes one
         return await self._engine.wait_ready()
 
+    @property
+    def state(self) -> EngineState:
+        """Where its engine stands."""
+        if self.broken_at is not None:
+            return "broken"
+        state: EngineState = self._engine.state.value if self._engine else "asleep"
+        return state
+
     def describe(self) -> dict[str, Any]:
         """Its part of `shoal-agent status`."""
         engine = self._engine
-        state = engine.state.value if engine else "asleep"
         return {
-            "state": state if self.broken_at is None else State.BROKEN.value,
+            "state": self.state,
             "problem": self.problem,
             "pid": self.pid,
             "restarts": engine.num_restarts if engine else 0,
@@ -289,6 +320,9 @@ class LocalModel:
             self._has_slots = False
         if state is State.READY and self.ready:
             self._was_ready = True
+            if self._said_broken:
+                self._said_broken = False
+                self._on_alert("engine_state", {"model": self.model.label, "state": "ready", "problem": ""})
             log.info(
                 "engine is ready",
                 model=self.model.label,

@@ -37,8 +37,8 @@ def num_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 def _quotas(proc: Path, cgroups: Path) -> Iterator[float]:
     for folder in _folders(proc, cgroups, "cpu"):
-        words = _words(folder / "cpu.max")
-        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        words = words_in(folder / "cpu.max")
+        quota, period = number_in(folder / "cpu.cfs_quota_us"), number_in(folder / "cpu.cfs_period_us")
         if len(words) == 2 and words[0].isdigit():  # quota and period
             quota, period = int(words[0]), int(words[1])
         if quota and period and quota > 0:
@@ -55,8 +55,8 @@ def _groups(proc: Path, cgroups: Path) -> Iterator[int]:
         ):
             # Files that the group has in its cache go when memory is asked for.
             files = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
-            used = _number(folder / usage)
-            for limit in (_number(folder / name) for name in limits):
+            used = number_in(folder / usage)
+            for limit in (number_in(folder / name) for name in limits):
                 if limit is not None and used is not None:
                     yield limit - used + files
 
@@ -85,14 +85,15 @@ def _upwards(root: Path, path: str) -> Iterator[Path]:
         yield folder
 
 
-def _words(file: Path) -> list[str]:
+def words_in(file: Path) -> list[str]:
+    """The words in a file; none for no file."""
     try:
         return file.read_text("ascii").split()
     except (OSError, ValueError):
         return []
 
 
-def _number(file: Path) -> int | None:
+def number_in(file: Path) -> int | None:
     """The number in a file; None for `max`, for anything else, and for no file."""
     try:
         return int(file.read_text("ascii"))

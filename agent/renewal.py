@@ -73,6 +73,14 @@ class Renewal:
             self._connected_at_s = self._monotonic_s()
         if self.is_due:
             await self._renew()
+        await self._keep_time()
+
+    async def learn_signed(self, issued_ms: int) -> None:
+        """Takes the date of a document of the controller as a floor of the time, also for later runs."""
+        self.clock.learn_signed(issued_ms)
+        await self._keep_time()
+
+    async def _keep_time(self) -> None:
         await self._facts.put(SEEN_FACT, str(self.clock.now_ms()))
 
     async def _renew(self) -> None:

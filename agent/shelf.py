@@ -30,8 +30,8 @@ DEFAULT_FACT = "default-model"
 class Shelf:
     """Which model files there are, what they are, and which of them is the default.
 
-    `files` has those that can be used, by path; `problems` says why others cannot. `problem` says why there is no
-    default, when there should be one.
+    `files` has those that can be used, by path; `problems` says why others cannot. `configured` is the default that the
+    node's own configuration means.
     """
 
     def __init__(self, config: Config, facts: Facts) -> None:
@@ -43,8 +43,20 @@ class Shelf:
         self._retry_at = 0.0
         self.files: dict[Path, ModelFile] = {}
         self.problems: dict[Path, str] = {}
+        self._preferred: str | None = None
+        self.configured: Path | None = None
         self.default: Path | None = None
-        self.problem = ""
+        self._obstacle = ""
+
+    @property
+    def problem(self) -> str:
+        """Why there is no default, when there should be one."""
+        return "" if self.default else self._obstacle
+
+    def prefer(self, label: str | None) -> None:
+        """From now on this model is the default while it is here; None: the configured one."""
+        self._preferred = label
+        self._decide()
 
     async def look(self, *, at_once: bool = False) -> bool:
         """Takes in what has changed; returns whether anything did.
@@ -69,6 +81,7 @@ class Shelf:
             await self._identify(path)
         before = self.problem
         await self._label()
+        self._decide()
         if self.problem and self.problem != before:
             log.error("no default model", why=self.problem, retry_s=RETRY_S)
         return True
@@ -98,17 +111,17 @@ class Shelf:
             self.problems.pop(path, None)
 
     async def _label(self) -> None:
-        """Chooses the default, and gives it the name and version that are configured."""
-        self.default, self.problem = None, ""
+        """Finds the configured default, and gives it the name and version that are configured."""
+        self.configured, self._obstacle = None, ""
         self.files = dict(self._raw)
         if self._config.model.file:
             path = configured_file(self._config)
             chosen = path if path in self.files else None
-            self.problem = self.problems.get(path, "")
+            self._obstacle = self.problems.get(path, "")
         else:
             chosen = await self._choose()
             if not self.files:
-                self.problem = next(iter(self.problems.values()), "") or (
+                self._obstacle = next(iter(self.problems.values()), "") or (
                     f"cannot find a model: {model_folder(self._config)} has none; set [model] file, or get the default"
                     " one with `shoal-agent models fetch`"
                 )
@@ -118,10 +131,14 @@ class Shelf:
             self.files[chosen] = as_configured(self.files[chosen], self._config.model)
         except ModelError as error:
             del self.files[chosen]
-            self.problem = str(error)
-            self._note(chosen, self.problem)
+            self._obstacle = str(error)
+            self._note(chosen, self._obstacle)
         else:
-            self.default = chosen
+            self.configured = chosen
+
+    def _decide(self) -> None:
+        preferred = (path for path, file in self.files.items() if file.label == self._preferred)
+        self.default = next(preferred, self.configured)
 
     async def _choose(self) -> Path | None:
         candidates = [Candidate(path, file.name, file.task) for path, file in self.files.items()]

@@ -71,6 +71,10 @@ class Supply:
         """Bytes of the adapters that the engine has, by digest."""
         return dict(self._given)
 
+    def has(self, sha256: str) -> bool:
+        """Whether the engine has an adapter."""
+        return sha256 in self._given
+
     def clear(self) -> None:
         """The engine is another one, which has none; what was held is sent again by whoever wants it."""
         self._given.clear()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from contract.ids import END
 from contract.requests import Id
 
 CA_PATH = "/v1/ca"
@@ -24,6 +25,7 @@ RENEWAL_GRACE_MS = 30 * DAY_MS
 MAX_ENROL_BYTES = 8192
 
 Role = Literal["node", "client"]
+SigningKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}" + END, description="A raw Ed25519 public key, in hex.")]
 
 
 class Enrol(Struct, frozen=True):
@@ -44,6 +46,9 @@ class Issued(Struct, frozen=True, kw_only=True):
     broker_port: Annotated[int, Meta(ge=1, le=65535)]
     issued_ms: Annotated[int, Meta(ge=0, description="The controller's clock, ms since 1970.")]
     expires_ms: Annotated[int, Meta(ge=0)]
+    signing_keys: Annotated[
+        list[SigningKey], Meta(description="Whose signatures count on desired state; all of them, others no more.")
+    ] = []
 
 
 class Reason(Struct, frozen=True):

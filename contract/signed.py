@@ -87,7 +87,11 @@ def sign(document: Desired | Policy, keys: Sequence["Ed25519PrivateKey"]) -> byt
 
     During a change of keys both sign, so that nodes that do not know the new one yet still follow.
     """
-    text = msgspec.json.encode(document, order="deterministic")
+    return sign_text(msgspec.json.encode(document, order="deterministic"), keys)
+
+
+def sign_text(text: bytes, keys: Sequence["Ed25519PrivateKey"]) -> bytes:
+    """The same for a document that was written before: another version of this program would write it differently."""
     signatures = [Signature(key_id(key.public_key().public_bytes_raw()), key.sign(text).hex()) for key in keys]
     return msgspec.json.encode(Signed(text.decode(), signatures))
 

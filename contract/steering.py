@@ -12,6 +12,14 @@ Phase = Literal[
 ]  # fmt: skip
 
 
+# A node says at least this often where it is, give or take a tenth, so that a fleet does not speak all at once. Reports
+# of half a kilobyte with all headers make 4 MB a month.
+HEARTBEAT_S = 300
+HEARTBEAT_JITTER = 0.1
+
+MAX_GROUPS = 64
+
+
 class Signature(Struct, frozen=True):
     """One signature over the exact bytes of a signed document."""
 
@@ -33,8 +41,13 @@ class Desired(Struct, frozen=True, kw_only=True):
     rev: Annotated[int, Meta(ge=1)]
     issued: int
     exp: int
+    groups: Annotated[
+        list[Id], Meta(max_length=MAX_GROUPS, description="Whose policies hold for the node; the controller decides.")
+    ] = []
     model: str | None = None
-    adapters: list[str] = []
+    adapters: Annotated[
+        list[str], Meta(description="`name@version`; the first answers requests that leave `adapter` out.")
+    ] = []
     settings: dict[str, Any] = {}
 
 

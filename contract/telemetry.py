@@ -7,7 +7,7 @@ it: rows are stored once, and a gap shows.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -21,12 +21,15 @@ from contract.steering import Cell, Telemetry
 # Topic, MQTT, TLS and TCP headers of a message: 111 bytes with the longest ids in use, and an acknowledgement by TCP.
 OVERHEAD_BYTES = 160
 MIN_INFER_BYTES = 1280
+# Beyond the regular ones: a `sys` batch soon after a connection, so that a controller that starts anew is not blind.
+EARLY_A_DAY = 8
 DAY_S = 24 * 3600
 FOLDED = "*"  # in place of a model or adapter: several
 
 Name = Annotated[str, Meta(max_length=128)]
 Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=100)]
+EngineState = Literal["asleep", "starting", "ready", "broken", "stopped"]
 
 
 class Pace(Struct, frozen=True):
@@ -41,16 +44,18 @@ class Pace(Struct, frozen=True):
 
 PACES: dict[TelemetryLevel, Pace | None] = {
     "off": None,
-    "low": Pace(sample_s=1200, sys_s=3600, infer_s=3600, sys_bytes=720, infer_bytes=MIN_INFER_BYTES),
-    "normal": Pace(sample_s=300, sys_s=900, infer_s=1800, sys_bytes=720, infer_bytes=2720),
-    "high": Pace(sample_s=20, sys_s=60, infer_s=60, sys_bytes=720, infer_bytes=2720),
+    "low": Pace(sample_s=1200, sys_s=3600, infer_s=7200, sys_bytes=860, infer_bytes=MIN_INFER_BYTES),
+    "normal": Pace(sample_s=400, sys_s=1200, infer_s=1800, sys_bytes=860, infer_bytes=2720),
+    "high": Pace(sample_s=20, sys_s=60, infer_s=60, sys_bytes=860, infer_bytes=2720),
 }
 
 
 def bytes_per_day(level: TelemetryLevel) -> int:
     """What telemetry costs at most."""
     pace = PACES[level]
-    return 0 if pace is None else DAY_S // pace.sys_s * pace.sys_bytes + DAY_S // pace.infer_s * pace.infer_bytes
+    if pace is None:
+        return 0
+    return (DAY_S // pace.sys_s + EARLY_A_DAY) * pace.sys_bytes + DAY_S // pace.infer_s * pace.infer_bytes
 
 
 class SysRow(Struct, frozen=True, kw_only=True):
@@ -73,6 +78,11 @@ class SysRow(Struct, frozen=True, kw_only=True):
     sent_kib: Annotated[Count | None, Meta(description="Since the row before.")] = None
     energy_joules: Annotated[float | None, Meta(description="Since the row before, as a meter says.")] = None
     energy_source: Annotated[Name | None, Meta(description="The meter: rapl, ina3221 or battery.")] = None
+    queue: Annotated[Count | None, Meta(description="Requests that wait.")] = None
+    queue_limit: Annotated[Count | None, Meta(description="Requests that may wait.")] = None
+    engine: Annotated[EngineState | None, Meta(description="Of the default model.")] = None
+    models: Annotated[Count | None, Meta(description="Models that the node has.")] = None
+    quarantined: Annotated[Count | None, Meta(description="Requests, schemas and adapters in quarantine.")] = None
 
 
 class InferRow(Struct, frozen=True, kw_only=True):
@@ -80,7 +90,7 @@ class InferRow(Struct, frozen=True, kw_only=True):
 
     age_s: Annotated[int, Meta(ge=0, description="Seconds from the end of the span to the batch's `ts`.")]
     span_s: Annotated[int, Meta(ge=0, description="Its length.")]
-    model: Annotated[Name, Meta(description=f"`name@version`; `{FOLDED}`: several.")]
+    model: Annotated[Name, Meta(description=f"`name@version`; `{FOLDED}`: several, or refused before one was chosen.")]
     adapter: Annotated[Name | None, Meta(description="The same; null: the bare model.")] = None
     ok: Annotated[Count, Meta(description="Answers with 200.")] = 0
     unfit: Annotated[Count, Meta(description="422.")] = 0

@@ -15,7 +15,9 @@ from fleet.authority import SERVER_LIFE, Authority, KeyPair
 from fleet.database.store import open_database
 from fleet.errors import FolderError, UsageError
 from fleet.folder import ROLES, SETTINGS_FILE, Folder, Settings, open_folder, sync_folder, write_private
+from fleet.gateway_login import renew_gateway
 from fleet.mosquitto import CONFIG_FILE, configuration
+from fleet.operators import Operators
 from fleet.rights import CONTROLLER, access_list
 
 TOML = """\
@@ -116,10 +118,23 @@ def _fill(fresh: Path, final: Path, settings: Settings) -> None:
         write_private(broker / f"{role}.acl", access_list(role, settings.fleet).encode())
     write_private(broker / CONFIG_FILE, configuration(final / "broker", settings.broker).encode())
 
-    open_database(Folder(fresh, settings).database_url).close()
+    _record(Folder(fresh, settings), now)
     write_private(fresh / SETTINGS_FILE, _toml(settings).encode())
     for file in fresh.glob("fleet.db*"):
         file.chmod(0o600)
+
+
+def _record(folder: Folder, now: datetime) -> None:
+    """Makes the database, with a first admin and the gateway in it."""
+    now_ms = int(now.timestamp() * 1000)
+    database = open_database(folder.database_url)
+    try:
+        # A database that was another controller's before may know the name; its token is void from now on.
+        token = Operators(database, lambda: now_ms).create("admin", "admin", None, actor="init", replace=True)
+        write_private(folder.operator_token, token.encode())
+        renew_gateway(folder, database, now_ms)
+    finally:
+        database.close()
 
 
 def _write(stem: Path, pair: KeyPair) -> None:

@@ -7,12 +7,15 @@ from typing import Annotated
 import typer
 
 from fleet.broker_url import DEFAULT_URL, ENV_BROKER
-from fleet.commands import ask, demo, identity, init, serve, status, version
+from fleet.commands import ask, audit, demo, identity, init, login, nodes, operator, serve, status, steering, version
 from fleet.errors import FleetError
 from fleet.options import check_options
 from fleet.terminal import complain
 
-EPILOG = "Exit codes: 0 well · 1 it did not work · 2 wrong usage · 3 a node is not well (status) · 4 no broker."
+EPILOG = (
+    "Exit codes: 0 well · 1 it did not work · 2 wrong usage · 3 something is not well · 4 no controller or broker · "
+    "5 not allowed."
+)
 
 app = typer.Typer(name="fleet", no_args_is_help=True, epilog=EPILOG, pretty_exceptions_enable=False)
 app.command(epilog=ask.EPILOG)(ask.ask)
@@ -23,6 +26,15 @@ app.command()(serve.serve)
 app.add_typer(identity.token_app, name="token")
 app.add_typer(identity.client_app, name="client")
 app.command()(identity.revoke)
+app.add_typer(operator.operator_app, name="operator")
+app.command()(audit.audit)
+app.command()(nodes.nodes)
+app.command()(nodes.show)
+app.command()(nodes.why)
+app.command("set", epilog=steering.SET_EPILOG)(steering.set_wish)
+app.command("cmd", epilog=steering.CMD_EPILOG)(steering.command)
+app.add_typer(steering.group_app, name="group")
+app.command()(login.login)
 app.command()(version.version)
 
 
@@ -30,14 +42,17 @@ app.command()(version.version)
 def common(
     ctx: typer.Context,
     broker: Annotated[
-        str, typer.Option(envvar=ENV_BROKER, help="mqtt://[user[:password]@]host[:port], or mqtts://.")
-    ] = DEFAULT_URL,
+        str | None,
+        typer.Option(
+            envvar=ENV_BROKER, help=f"mqtt://[user[:password]@]host[:port], or mqtts://.  [default: {DEFAULT_URL}]"
+        ),
+    ] = None,
     fleet: Annotated[str, typer.Option(envvar="SHOAL_FLEET", help="The fleet's id.")] = "home",
     ca: Annotated[Path | None, typer.Option(help="Certificates that sign the broker's (with mqtts://).")] = None,
     cert: Annotated[Path | None, typer.Option(help="Certificate to show to the broker.")] = None,
     key: Annotated[Path | None, typer.Option(help="Key of that certificate.")] = None,
 ) -> None:
-    """Ask the nodes of a Shoal fleet, and see how they are, over MQTT."""
+    """Ask the nodes of a Shoal fleet, see how they are, and change what they run."""
     ctx.obj = check_options(broker=broker, fleet=fleet, ca=ca, cert=cert, key=key)
 
 

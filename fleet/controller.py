@@ -1,13 +1,14 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
-start: database → broker (for a trial) → lists of who is revoked → HTTPS ∥ link
-stop:  HTTPS → schedules → offline → link → broker → database
+start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake
+stop:  HTTPS → schedules → gateway → intake → offline → link → broker → database
 """
 
 import asyncio
 import fcntl
 import resource
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +23,24 @@ from fleet.database.store import Database, open_database
 from fleet.enrolment import Enrolment
 from fleet.errors import FleetError, FolderError
 from fleet.folder import Folder
+from fleet.gateway import Gateway
+from fleet.gateway_login import renew_gateway
+from fleet.intake import Intake
+from fleet.inventory import Inventory
+from fleet.operators import Operators
 from fleet.presence import Attendance
+from fleet.readings import Readings
+from fleet.retention import Retention
+from fleet.steering import Steering
+from fleet.web.api import Parts, all_endpoints
 from fleet.web.app import make_app
+from fleet.web.enrolment import make_routes
 from fleet.web.server import make_server
 
 log = structlog.get_logger()
 
 UPKEEP_S = 3600
+TEND_S = 300  # old rows are deleted in small bites, and documents renewed a few hundred at a time
 
 
 async def serve(folder: Folder, *, embedded_broker: bool) -> None:
@@ -52,27 +64,46 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
 
 async def _serve(folder: Folder, database: Database) -> None:
     enrolment = Enrolment(folder, database, now_ms)
+    operators = Operators(database, now_ms)
+    gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
+    inventory = Inventory(database, now_ms)
+    inventory.load()
+    steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
+    intake = Intake(database, inventory, steering, now_ms)
+    ended = threading.Event()
+    retention = Retention(database, now_ms, ended.is_set)
+
+    async def listen() -> None:
+        link = await attendance.begin()
+        await asyncio.to_thread(intake.run, link, ended)
 
     def health() -> dict[str, bool]:
         return {"database": _answers(database), "broker": attendance.connected}
 
     async def upkeep() -> None:
         try:
+            if await asyncio.to_thread(renew_gateway, folder, database, now_ms()):
+                gateway.use_new_certificate()
             await asyncio.to_thread(enrolment.sync_lists)
             await asyncio.to_thread(enrolment.forget_expired)
         except (FleetError, SQLAlchemyError) as error:
             log.error("upkeep failed", error=type(error).__name__)
 
-    server = make_server(folder, make_app(enrolment, folder.authority("root").certificate_pem, health))
+    parts = Parts(
+        folder, database, enrolment, operators, gateway, inventory, steering, Readings(database, now_ms), now_ms
+    )
+    devices = make_routes(enrolment, folder.root_pem)
+    server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, server, "should_exit", True)
     await upkeep()
     scheduler = AsyncIOScheduler()
     scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
+    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
     scheduler.start()
-    connecting = asyncio.create_task(attendance.begin(), name="link")
+    listening = asyncio.create_task(listen(), name="link")
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
     try:
         await server.serve()
@@ -81,10 +112,21 @@ async def _serve(folder: Folder, database: Database) -> None:
         raise FolderError(f"cannot listen on port {port}: it is taken or not allowed; set [https] port") from None
     finally:
         scheduler.shutdown(wait=False)
-        connecting.cancel()
-        await asyncio.gather(connecting, return_exceptions=True)
+        await gateway.end()
+        ended.set()
+        if not attendance.has_begun:
+            listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
+
+
+async def _tend(steering: Steering, retention: Retention) -> None:
+    try:
+        await asyncio.to_thread(steering.renew)
+        await asyncio.to_thread(retention.tidy)
+    except (FleetError, SQLAlchemyError) as error:
+        log.error("tending failed", error=type(error).__name__)
 
 
 def now_ms() -> int:

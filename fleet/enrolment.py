@@ -20,18 +20,18 @@ from cryptography.x509.oid import NameOID
 
 from contract.enrolment import CERTIFICATE_LIFE_MS, RENEWAL_GRACE_MS, Issued, Role, token_id
 from contract.ids import ID_RULE, is_id
+from fleet.api.identities import MAX_TTL_MS
 from fleet.authority import utc
 from fleet.database import identities as rows
 from fleet.database.identities import Identity, Quotas, Token
 from fleet.database.store import Database
-from fleet.errors import EnrolmentError, UsageError
+from fleet.errors import EnrolmentError, NotFoundError, UsageError
 from fleet.folder import ROLES, Folder
 from fleet.revocation import evict, write_list
+from fleet.rights import check_free
 from fleet.signing_request import check_request, key_digest
 
 log = structlog.get_logger()
-
-MAX_TTL_MS = 30 * 24 * 3600 * 1000
 
 
 class Enrolment:
@@ -42,6 +42,7 @@ class Enrolment:
         self._database = database
         self._now_ms = now_ms
         self._authorities = {role: folder.authority(role) for role in ROLES}
+        self._signing_keys = [key.public_key().public_bytes_raw().hex() for key in folder.signing_keys()]
 
     def create_token(self, role: Role, name: str, ttl_ms: int, *, quotas: Quotas | None = None, actor: str) -> str:
         """A token with which a device or client can enrol as `name` once.
@@ -51,6 +52,7 @@ class Enrolment:
         """
         if not is_id(name):
             raise UsageError(f"cannot use id {name!r}: an id is {ID_RULE}")
+        check_free(name)
         if not 0 < ttl_ms <= MAX_TTL_MS:
             raise UsageError(f"cannot use a ttl of {ttl_ms / 1000:g} s: a token lives for up to 30 days")
         now_ms, secret = self._now_ms(), secrets.token_urlsafe(32)
@@ -124,14 +126,15 @@ class Enrolment:
             Whether the broker was told; if not, it hears it when it starts.
 
         Raises:
-            UsageError: there is no such identity.
+            NotFoundError: there is no such identity.
             FolderError, BrokerError: it is revoked, but the broker could not be told.
         """
+        check_free(name)
         now_ms = self._now_ms()
         with self._database.write() as connection:
             identity = rows.find_identity(connection, name)
             if identity is None:
-                raise UsageError(f"cannot revoke {name!r}: there is no such node or client")
+                raise NotFoundError(f"cannot revoke {name!r}: there is no such node or client")
             rows.revoke_identity(connection, name, now_ms)
             rows.revoke_certificates(connection, name, now_ms)
             rows.drop_tokens(connection, name)
@@ -178,6 +181,7 @@ class Enrolment:
             broker_port=self._folder.port(identity.role),
             issued_ms=now_ms,
             expires_ms=now_ms + CERTIFICATE_LIFE_MS,
+            signing_keys=self._signing_keys if identity.role == "node" else [],
         )
 
 

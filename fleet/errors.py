@@ -25,6 +25,20 @@ class UsageError(FleetError):
     exit_code = 2
 
 
+class NotFoundError(UsageError):
+    """The person at the keyboard: there is no node, group, operator or client of this name."""
+
+
+class ConflictError(FleetError):
+    """The person at the keyboard: what is there already stands against it."""
+
+
+class AccessError(FleetError):
+    """Whoever gives tokens: this one is none, or not any more, or its role may not do that."""
+
+    exit_code = 5
+
+
 class AnswerError(FleetError):
     """The node: it answered with an error, or not at all before the deadline."""
 
@@ -47,6 +61,12 @@ class EnrolmentError(FleetError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ControllerError(FleetError):
+    """The controller's operator: it cannot be reached, or something in it does not work."""
+
+    exit_code = 4
 
 
 class BrokerError(FleetError):

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -30,7 +31,7 @@ from contract.topics import (
     PoolRequest,
 )
 from fleet.errors import AnswerError, BrokerError, RefusedError, UnreachableError
-from fleet.link import Incoming, Link
+from fleet.link import Incoming
 from fleet.question import encode_request
 from fleet.retries import retry_delays_s
 
@@ -56,12 +57,31 @@ class Notice:
     text: str
 
 
+class Line(Protocol):
+    """What an exchange needs of a link."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands at this moment."""
+
+    def subscribe(self, filters: dict[str, int]) -> None:
+        """Subscribes to filters, each with its QoS."""
+
+    def publish(
+        self, topic: str, payload: bytes, *, properties: Properties | None = None, timeout_s: float = ACK_S
+    ) -> bool:
+        """Publishes, and says whether somebody subscribes to the topic as far as the broker tells."""
+
+    def next(self, timeout_s: float) -> Incoming | None:
+        """The next message, or None when none arrives in time."""
+
+
 class Exchange:
     """Asks once. Iterate over it until it ends, then close it; `contextlib.closing` does that."""
 
     def __init__(
         self,
-        link: Link,
+        link: Line,
         fleet: str,
         to: NodeRequest | PoolRequest,
         request: Request,

@@ -3,7 +3,9 @@
     fleet.toml      the settings
     fleet.db        the database, unless the settings name another
     authority/      keys and certificates that sign: root (servers), nodes, clients
-    controller/     the controller's own: https, mqtt (its log-in at the broker), signing.key (desired state)
+    controller/     the controller's own: https, mqtt (its log-in at the broker), gateway.pem (the one for asking
+                    nodes), operator.token (an admin's, for commands on this machine), signing.key (desired state),
+                    and during a change of that key signing.next.key
     broker/         all that mosquitto reads and writes, and nothing else
 
 Private files have mode 0600 in folders of mode 0700.
@@ -11,18 +13,21 @@ Private files have mode 0600 in folders of mode 0700.
 
 import os
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from contract.enrolment import Role
 from contract.requests import Id
-from fleet.authority import Authority
 from fleet.errors import FolderError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from fleet.authority import Authority
 
 DEFAULT_PATH = Path("shoal-fleet")
 ENV_PATH = "SHOAL_FLEET_DIR"
@@ -30,7 +35,6 @@ SETTINGS_FILE = "fleet.toml"
 DATABASE_FILE = "fleet.db"
 ROLES: tuple[Role, ...] = ("node", "client")
 
-T = TypeVar("T")
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
@@ -98,17 +102,56 @@ class Folder:
         """What the broker reads and writes."""
         return self.path / "broker"
 
+    @property
+    def gateway_pem(self) -> Path:
+        """Key and certificate with which the controller asks nodes."""
+        return self.path / "controller" / "gateway.pem"
+
+    @property
+    def operator_token(self) -> Path:
+        """The token of an admin, for commands on this machine."""
+        return self.path / "controller" / "operator.token"
+
     def port(self, role: Role) -> int:
         """The broker's port for a role."""
         return self.settings.broker.nodes_port if role == "node" else self.settings.broker.clients_port
 
-    def authority(self, name: str) -> Authority:
+    @property
+    def root_pem(self) -> str:
+        """The root certificate, which devices and commands trust.
+
+        Raises:
+            FolderError: it cannot be read.
+        """
+        file = self.path / "authority" / "root.crt"
+        try:
+            return file.read_text("ascii")
+        except OSError as error:
+            raise FolderError(f"cannot read {file}: {error.strerror}; run this as the folder's owner") from error
+
+    def authority(self, name: str) -> "Authority":
         """An authority: "root", "node" or "client".
 
         Raises:
             FolderError: its files cannot be read.
         """
-        return _load(Authority.from_pem, self.path / "authority" / name)
+        from fleet.authority import Authority  # commands that only need the settings do without cryptography
+
+        stem = self.path / "authority" / name
+        try:
+            return Authority.from_pem(stem.with_suffix(".key").read_bytes(), stem.with_suffix(".crt").read_bytes())
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise FolderError(f"cannot read {stem}.key and .crt: {why}; run this as the folder's owner") from error
+
+    def signing_keys(self) -> "list[Ed25519PrivateKey]":
+        """The keys that sign desired state: one, and during a change of keys the next one too.
+
+        Raises:
+            FolderError: a key cannot be read.
+        """
+        files = [self.path / "controller" / name for name in ("signing.key", "signing.next.key")]
+        return [_signing_key(file) for file in files[:1] + [file for file in files[1:] if file.exists()]]
 
     def key_pair(self, name: str) -> tuple[Path, Path]:
         """The files of the controller's own certificate and key: "https" or "mqtt"."""
@@ -168,9 +211,15 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _load(make: Callable[[bytes, bytes], T], stem: Path) -> T:
+def _signing_key(file: Path) -> "Ed25519PrivateKey":
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
-        return make(stem.with_suffix(".key").read_bytes(), stem.with_suffix(".crt").read_bytes())
+        key = load_pem_private_key(file.read_bytes(), password=None)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise FolderError(f"cannot read {stem}.key and .crt: {why}; run this as the folder's owner") from error
+        raise FolderError(f"cannot read {file}: {why}; run this as the folder's owner") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise FolderError(f"cannot use {file}: it is no Ed25519 key; desired state is signed with one")
+    return key

@@ -5,6 +5,7 @@ Invariants:
 - paho's callbacks run on its own thread; they fill queues and maps, and are not seen outside this file.
 - A lost connection comes back by itself with its subscriptions, and what was published and not acknowledged
   is published again. Callers only notice that a wait takes longer.
+- Memory is bounded: of QoS 0 what finds too much waiting is dropped, and with a `Holding` the broker keeps the rest.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -32,6 +33,7 @@ CONNECT_S: Final = 5.0
 CONNACK_S: Final = 3.0
 ACK_S: Final = 10.0
 KEEPALIVE_S: Final = 60
+MAX_WAITING: Final = 20_000
 
 # Reason codes of MQTT 5; paho translates the return codes of 3.1.1 to them.
 NO_SUBSCRIBER = 0x10
@@ -48,6 +50,23 @@ class Incoming:
     payload: bytes
     retained: bool
     properties: Properties
+    mid: int = 0  # what `Link.acknowledge` goes by; 0: nothing to acknowledge
+    connection: int = 0
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The broker keeps messages of QoS 1 until they are acknowledged, also while nobody is there. MQTT 5 only.
+
+    Attributes:
+        client_id: the same at each start.
+        session_s: how long it keeps them while nobody is there.
+        most: so many come before one must be acknowledged.
+    """
+
+    client_id: str
+    session_s: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -68,14 +87,17 @@ class Link:
         tls: ssl.SSLContext | None,
         session_s: int,
         new_presence: Callable[[], Presence] | None,
+        holding: Holding | None,
     ) -> None:
         self.broker = broker
+        self.num_connections = 0
         self._tls = tls
         self._new_presence = new_presence
         self._presence: Presence | None = None
         self._unawaited: set[int] = set()
-        self._session_s = session_s
-        self._client_id = f"fleet-{secrets.token_hex(8)}"
+        self._holding = holding
+        self._session_s = holding.session_s if holding else session_s
+        self._client_id = holding.client_id if holding else f"fleet-{secrets.token_hex(8)}"
         self._incoming: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
         self._connack: queue.SimpleQueue[ReasonCode | None] = queue.SimpleQueue()  # None: closed instead
         self._was_connected = False
@@ -143,6 +165,31 @@ class Link:
             raise self._denied(what, reason)
         return bool(reason.value != NO_SUBSCRIBER)
 
+    def post(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Publishes with QoS 1 and does not wait. False: there is no connection, so nothing was done."""
+        if not self.connected:
+            return False
+        info = self._client.publish(topic, payload, 1, retain)
+        with self._acked:  # not around the call: paho holds a lock of its own when it calls us
+            if self._acks.pop(info.mid, None) is None:
+                self._unawaited.add(info.mid)
+        return True
+
+    def batch(self, timeout_s: float, most: int) -> list[Incoming]:
+        """Messages as soon as there is one: all that are there, at most so many; none when none comes in time."""
+        first = self.next(timeout_s)
+        found = [] if first is None else [first]
+        with contextlib.suppress(queue.Empty):
+            while found and len(found) < most:
+                found.append(self._incoming.get_nowait())
+        return found
+
+    def acknowledge(self, messages: Iterable[Incoming]) -> None:
+        """The broker need not keep these any longer. Of an older connection that means nothing; they come again."""
+        for message in messages:
+            if message.mid and message.connection == self.num_connections:
+                self._client.ack(message.mid, 1)
+
     def next(self, timeout_s: float) -> Incoming | None:
         """The next message, or None when none arrives within `timeout_s`."""
         try:
@@ -160,10 +207,10 @@ class Link:
             yield incoming
 
     def close(self) -> None:
-        """Ends the connection, and with it the session on the broker."""
+        """Ends the connection, and with it the session on the broker, unless messages are held for the next."""
         connected = self.connected
         end_session = None
-        if self._session_s and _is_five(self._client):
+        if self._session_s and not self._holding and _is_five(self._client):
             end_session = PahoProperties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]  # paho's
             end_session.SessionExpiryInterval = 0
         self._client.disconnect(properties=end_session)
@@ -205,6 +252,7 @@ class Link:
             client_id=self._client_id,
             clean_session=None if five else True,
             protocol=protocol,
+            manual_ack=five and self._holding is not None,
         )
         client.connect_timeout = CONNECT_S
         client.reconnect_delay_set(min_delay=1, max_delay=8)
@@ -223,8 +271,11 @@ class Link:
         if five and self._session_s:
             session = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
             session.SessionExpiryInterval = self._session_s
+        clean = paho.MQTT_CLEAN_START_FIRST_ONLY
+        if session and self._holding:
+            clean, session.ReceiveMaximum = False, self._holding.most
         try:
-            client.connect(self.broker.host, self.broker.port, KEEPALIVE_S, properties=session)
+            client.connect(self.broker.host, self.broker.port, KEEPALIVE_S, clean_start=clean, properties=session)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
             raise unreachable(self.broker.address, error, CONNECT_S) from error
         client.loop_start()
@@ -265,11 +316,13 @@ class Link:
         if self._presence is not None and not reason.is_failure:
             info = client.publish(self._presence.topic, self._presence.here, 1, retain=True)
             self._unawaited.add(info.mid)
+        self.num_connections += not reason.is_failure
         if not self._was_connected:
             self._was_connected = not reason.is_failure
             self._connack.put(reason)
-        elif not reason.is_failure and not flags.session_present and self._filters:
-            client.subscribe(list(self._filters.items()))
+        elif not reason.is_failure and self._filters and (self._holding or not flags.session_present):
+            # With a session too when it is all one has: retained messages say what changed while the broker was away.
+            self._unawaited.add(client.subscribe(list(self._filters.items()))[1] or 0)
 
     def _on_disconnect(self, client: paho.Client, _d: Any, _flags: Any, _reason: Any, _p: Any) -> None:
         if not self._was_connected:
@@ -283,10 +336,10 @@ class Link:
         self._on_ack(mid, [reason])
 
     def _on_ack(self, mid: int, reasons: list[ReasonCode]) -> None:
-        if mid in self._unawaited:
-            self._unawaited.discard(mid)
-            return
         with self._acked:
+            if mid in self._unawaited:
+                self._unawaited.discard(mid)
+                return
             self._acks[mid] = reasons
             self._acked.notify_all()
 
@@ -295,8 +348,13 @@ class Link:
             topic = message.topic
         except UnicodeDecodeError:
             return  # none of the contract's topics
+        if message.qos == 0 and self._incoming.qsize() >= MAX_WAITING:
+            return
         properties = _from_paho(message.properties)
-        self._incoming.put(Incoming(topic, bytes(message.payload), message.retain, properties))
+        mid = message.mid if self._holding else 0
+        self._incoming.put(
+            Incoming(topic, bytes(message.payload), message.retain, properties, mid, self.num_connections)
+        )
 
 
 def open_link(
@@ -305,6 +363,7 @@ def open_link(
     *,
     session_s: int = 0,
     new_presence: Callable[[], Presence] | None = None,
+    holding: Holding | None = None,
 ) -> Link:
     """Connects to the broker.
 
@@ -313,12 +372,13 @@ def open_link(
         tls: how to talk TLS, or None for a plain connection.
         session_s: how long an MQTT 5 broker keeps messages for this link while the connection is away.
         new_presence: asked before every attempt to connect, for what to say about it.
+        holding: what the broker keeps until it is acknowledged; in place of `session_s`.
 
     Raises:
         UnreachableError: nothing that talks MQTT answers there.
         RefusedError: the broker does not let us in.
     """
-    return Link(broker, tls, session_s, new_presence)
+    return Link(broker, tls, session_s, new_presence, holding)
 
 
 def _is_five(client: paho.Client) -> bool:

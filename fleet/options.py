@@ -3,30 +3,36 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contract.ids import ID_RULE, is_id
-from fleet.broker_url import BrokerUrl, parse_broker_url
+from fleet.broker_url import DEFAULT_URL, BrokerUrl, parse_broker_url
 from fleet.errors import UsageError
-from fleet.link import Link, open_link
+
+if TYPE_CHECKING:
+    from fleet.link import Link
 
 
 @dataclass(frozen=True)
 class Options:
-    """The checked values of the global options."""
+    """The checked values of the global options. `is_broker_named`: it is not the default one."""
 
     broker: BrokerUrl
     fleet: str
+    is_broker_named: bool = True
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
 
-    def open_link(self, *, session_s: int = 0) -> Link:
+    def open_link(self, *, session_s: int = 0) -> "Link":
         """Connects to the broker.
 
         Raises:
             UsageError: a certificate or key cannot be used.
             BrokerError: the broker cannot be reached, or refuses.
         """
+        from fleet.link import open_link  # most commands need no MQTT
+
         return open_link(self.broker, self._tls(), session_s=session_s)
 
     def _tls(self) -> ssl.SSLContext | None:
@@ -49,21 +55,21 @@ class Options:
 
 
 def check_options(
-    *, broker: str, fleet: str, ca: Path | None = None, cert: Path | None = None, key: Path | None = None
+    *, broker: str | None, fleet: str, ca: Path | None = None, cert: Path | None = None, key: Path | None = None
 ) -> Options:
     """Checks the global options.
 
     Raises:
         UsageError: says which option is wrong and what is accepted.
     """
-    url = parse_broker_url(broker)
+    url = parse_broker_url(broker or DEFAULT_URL)
     if not is_id(fleet):
         raise UsageError(f"cannot use fleet {fleet!r}: an id is {ID_RULE}")
     if not url.tls and (ca or cert or key):
         raise UsageError(f"cannot use --ca, --cert or --key with {url}: without TLS they do nothing; write mqtts://…")
     if key is not None and cert is None:
         raise UsageError(f"cannot use --key {str(key)!r} alone: name its certificate with --cert")
-    return Options(url, fleet, ca, cert, key)
+    return Options(url, fleet, broker is not None, ca, cert, key)
 
 
 def _unusable(option: str, path: Path, error: OSError, wanted: str) -> UsageError:

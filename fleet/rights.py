@@ -11,9 +11,14 @@ from collections.abc import Iterator
 from contract import topics
 from contract.enrolment import Role
 from contract.topics import Topic
+from fleet.errors import UsageError
 
 # The controller's name at the broker. It is no id, so nobody can be enrolled with it.
 CONTROLLER = "_controller"
+
+# The controller's client, with which it asks for who comes over HTTP. Topics take only ids, so it is one, and nobody
+# else is enrolled with it.
+GATEWAY = "gateway"
 
 # What a node says about itself. One line each: `node/%u/+` would include its own desired state.
 OF_NODE = (
@@ -25,6 +30,22 @@ OF_CLIENT = (topics.NodeRequest, topics.PoolRequest, topics.NodeCancel, topics.P
 OF_CONTROLLER = (
     topics.NodeDesired, topics.GroupPolicy, topics.NodeCommand, topics.ControllerStatus, topics.RolloutSummary,
 )  # fmt: skip
+
+# What the controller subscribes to. Its own documents too: the broker may keep newer ones than a restored database.
+HEARD = (
+    topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry,
+    topics.NodeDesired, topics.GroupPolicy,
+)  # fmt: skip
+
+
+def check_free(name: str) -> None:
+    """Whether an identity may have this id.
+
+    Raises:
+        UsageError: it is the controller's own.
+    """
+    if name == GATEWAY:
+        raise UsageError(f"cannot use id {name!r}: it is the controller's own; choose another")
 
 
 def access_list(role: Role, fleet: str) -> str:

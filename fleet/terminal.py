@@ -6,9 +6,10 @@ the title or worse, so there they are taken out; a pipe gets every byte.
 
 import re
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # C0 and C1 control characters except tab and line feed, and the marks that reverse the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -43,8 +44,10 @@ def warn(text: str) -> None:
     complain(f"warning: {text}")
 
 
-def console(stream: TextIO) -> Console:
+def console(stream: TextIO) -> "Console":
     """A rich console: colours and the terminal's width on a terminal, plain long lines elsewhere."""
+    from rich.console import Console
+
     return Console(
         file=stream,
         highlight=False,

@@ -30,6 +30,11 @@ def status(as_json: Json = False) -> None:
             "outbox": f"{found['outbox']} waiting for the broker",
             "memory": f"{found['memory_mib']} MiB without the engine",
         }
+        if desired := found["desired"]:
+            lines["desired"] = f"revision {desired['rev']} is {desired['phase']}" + (
+                f": {desired['error']}" if desired["error"] else ""
+            )
+            lines["settings"] = ", ".join(f"{name} = {value}" for name, value in desired["settings"].items())
         for model in found["models"]:
             if not model["default"]:
                 lines[f"also {model['model']}"] = ", ".join(filter(None, [model["state"], model["problem"]]))

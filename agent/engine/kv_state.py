@@ -39,15 +39,15 @@ class StateError(Exception):
 
 
 class SavedState(NamedTuple):
-    """A sequence's key-value memory outside of any context, without a router's layer."""
+    """A sequence's key-value memory, kept for later outside of any context, without a router's layer."""
 
     data: Bytes
     checksum: int
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it is as it was saved: llama.cpp takes a fifth of damaged states without a word."""
-        return _checksum(self.data) == self.checksum
+    def whole(self) -> Bytes | None:
+        """What was saved; None when it is damaged: llama.cpp takes a fifth of damaged states without a word."""
+        return self.data if _checksum(self.data) == self.checksum else None
 
 
 class Router(NamedTuple):

@@ -18,8 +18,8 @@ from agent.engine.switch import Switch
 from agent.engine.turns import Turns
 from agent.errors import ModelError
 
-# Beginnings that are shorter are computed where the rest is: a step of their own and moving would cost as much.
-MIN_BASE_TOKENS = 64
+# What is shorter is computed where the answer is: a step of its own and moving would cost as much.
+MIN_PREPARED_TOKENS = 16
 
 
 class Refusal(NamedTuple):
@@ -107,17 +107,14 @@ class Lane:
         return sequence
 
     def prepares(self, sequence: Sequence) -> bool:
-        """Whether it lacks a beginning that the base alone computes and that is worth being computed here first.
+        """Whether the sequence's prompt is computed here, also when its answer is not.
 
-        In a lane without slots a token of a prompt takes two thirds of the time.
+        In a lane without slots a token of a prompt takes half to two thirds of the time, the switch between adapters
+        included, as soon as there are some of them.
         """
-        if sequence.stream is not None:
-            leader, num_tokens = sequence.leader or (sequence, sequence.num_base_tokens)
-            if leader in self.sequences and leader.position < num_tokens:
-                return True  # it has begun, or its leader has
-        if sequence.num_base_tokens - sequence.position < MIN_BASE_TOKENS:
-            return False
-        return sequence.num_base_tokens - self._best_source(sequence).num_tokens >= MIN_BASE_TOKENS
+        has_begun = sequence.stream is not None
+        num_left = sequence.num_prompt_tokens - sequence.position
+        return sequence.stage is Stage.PROMPT and (has_begun or num_left >= MIN_PREPARED_TOKENS)
 
     def refusals(self) -> list[Refusal]:
         """Sequences that turned out not to run here; they are gone from the lane. Each is returned once."""
@@ -209,12 +206,12 @@ class Lane:
     def _place(self, sequence: Sequence) -> None:
         """Puts a sequence into a stream, with as much of it as is computed already somewhere."""
         state, sequence.saved = sequence.saved, None
-        source = Source() if state else self._best_source(sequence)
+        source = self._best_source(sequence) if state is None else Source()
         is_here = source.lane is self and source.stream in self.streams.free
         stream = source.stream if is_here and source.stream is not None else self.streams.free[0]
         held = self.streams.take(stream, source.num_tokens if is_here else 0)
         sequence.stream = stream
-        if state is None or not self.streams.load(stream, state, sequence):
+        if not self.streams.load(stream, state, sequence):
             sequence.begin(stream, 0)
             self._inherit(sequence, source, held)
             self._follow(sequence)
@@ -223,18 +220,17 @@ class Lane:
         """Takes over what a source holds. `held` is what the sequence's own stream still had."""
         stream = _stream(sequence)
         if source.state is not None:
-            if not self.streams.load(stream, source.state, sequence):
+            if not self.streams.load(stream, source.state.whole, sequence):
                 self._store.drop(source.entry)
                 source = Source()
         elif (
             source.lane is not None
             and source.stream is not None
-            and ((source.lane, source.stream) != (self, stream) or _names_other_slot(held, sequence, source.num_tokens))
-        ):
             # Only a stream's own memory can stay where it is, unless it names another slot.
-            state = source.lane.streams.save(source.stream)
-            if state is None or not self.streams.load(stream, state, sequence):
-                source = Source()
+            and ((source.lane, source.stream) != (self, stream) or _names_other_slot(held, sequence, source.num_tokens))
+            and not self.streams.load(stream, source.lane.streams.save(source.stream), sequence)
+        ):
+            source = Source()
         # Also where nothing could be taken over: what the stream held is of no use then.
         sequence.begin(stream, self.context.keep(stream, source.num_tokens))
 
@@ -301,7 +297,7 @@ class Lane:
         self.streams.take(gap)
         self.streams.free.insert(0, used[-1])
         sequence.stream = gap
-        if state is None or not self.streams.load(gap, state, sequence):
+        if not self.streams.load(gap, state, sequence):
             sequence.position = self.context.keep(gap, 0)
 
     def _park(self, sequence: Sequence) -> None:

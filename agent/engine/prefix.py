@@ -24,8 +24,9 @@ from agent.engine.kv_state import SavedState
 
 Marks = npt.NDArray[np.int64]
 
-# Fewer tokens than these are computed again faster than they are kept and looked for.
-MIN_SHARED_TOKENS = 32
+# Fewer tokens than these are computed again faster than they are kept and looked for. Not more: a chat template's own
+# system turn has about 20, and every prompt without one begins with it.
+MIN_SHARED_TOKENS = 16
 _ADAPTER_SHIFT = 32
 
 

@@ -6,7 +6,7 @@ from enum import Enum, auto
 from agent.engine.confidence import Confidence
 from agent.engine.frames import Generate
 from agent.engine.grammar import Grammar, fits
-from agent.engine.kv_state import SavedState
+from agent.engine.kv_state import Bytes
 from agent.engine.llama import Model
 from agent.engine.prefix import Computed, Marks, marks_of, useful_cuts
 from agent.engine.row import Logits
@@ -38,7 +38,7 @@ class Sequence:
         self.adapter = job.adapter
         self.activation = activation
         self.stream: int | None = None
-        self.saved: SavedState | None = None
+        self.saved: Bytes | None = None
         self.adapter_number = 0
         self.slot = 0
         self.leader: tuple[Sequence, int] | None = None
@@ -69,11 +69,6 @@ class Sequence:
         if self.finish_reason:
             return Stage.ENDED
         return Stage.DECODE if self.position == len(self.tokens) - 1 else Stage.PROMPT
-
-    @property
-    def num_base_tokens(self) -> int:
-        """How many tokens of the prompt the base alone computes."""
-        return self.activation if self.adapter else self.num_prompt_tokens
 
     @property
     def num_portion_tokens(self) -> int:

@@ -13,19 +13,15 @@ of slots, so that their number can change without writing it again.
 import math
 import os
 import shutil
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from agent.weights.gguf import GgufFile, Tensor
-from agent.weights.tensor_types import TENSOR_TYPES
+from agent.weights.gguf_writer import Kind, NewTensor, head, i32_array, key, string
 
 LINEAR = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 VERSION = 1  # of the weights' form, in the file's name
-_TYPE_NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
-_ALIGNMENT = 32
-_U16, _U32, _I32, _F32, _STRING, _ARRAY = 2, 4, 5, 6, 8, 9
 # The first token's key is +gain, all others' -gain: a softmax over 2,048 tokens then gives it all but e^-22.
 ROUTER_GAIN = 15.0
 
@@ -64,20 +60,18 @@ def write_stack(
     keys = list(_model_keys(model, data))
     arch = "graniteswitch"
     keys += [
-        _key("general.architecture", _STRING, _string(arch)),
-        _key(f"{arch}.logit_scale", _F32, struct.pack("<f", 1.0)),
-        _key(f"{arch}.adapters.count", _U32, struct.pack("<I", len(activation_tokens))),
-        _key(f"{arch}.adapters.lora_rank", _U32, struct.pack("<I", rank)),
-        _key(f"{arch}.adapters.token_ids_activate", _ARRAY, _i32s(activation_tokens)),
-        _key(f"{arch}.adapters.token_ids_substitute", _ARRAY, _i32s([substitute] * len(activation_tokens))),
-        _key(f"{arch}.adapters.router_gain", _F32, struct.pack("<f", ROUTER_GAIN)),
+        key("general.architecture", Kind.STRING, arch),
+        key(f"{arch}.logit_scale", Kind.F32, 1.0),
+        key(f"{arch}.adapters.count", Kind.U32, len(activation_tokens)),
+        key(f"{arch}.adapters.lora_rank", Kind.U32, rank),
+        i32_array(f"{arch}.adapters.token_ids_activate", activation_tokens),
+        i32_array(f"{arch}.adapters.token_ids_substitute", [substitute] * len(activation_tokens)),
+        key(f"{arch}.adapters.router_gain", Kind.F32, ROUTER_GAIN),
         *_split_keys(0, len(tensors) + len(list(_base_parts(model)))),
     ]
-    rows = [_Row(t.name, t.shape[::-1], _TYPE_NUMBERS[t.type], t.num_bytes) for t in tensors]
-    head, offsets = _head(keys, rows)
-    end = max(offset + row.num_bytes for offset, row in zip(offsets, rows, strict=True))
-    os.ftruncate(fd, end)  # the slots are holes, all zeros
-    os.pwrite(fd, head, 0)
+    begin, offsets = head(keys, [NewTensor(t.name, t.type, t.shape[::-1], t.num_bytes) for t in tensors])
+    os.ftruncate(fd, offsets[-1] + tensors[-1].num_bytes)  # the slots are holes, all zeros
+    os.pwrite(fd, begin, 0)
     return {tensor.name: offset for tensor, offset in zip(tensors, offsets, strict=True)}
 
 
@@ -94,10 +88,10 @@ def base_shard(folder: Path, sha256: str, model: GgufFile, data: memoryview) -> 
     parts = list(_base_parts(model))
     num_tensors = len(parts) + len(stack_tensors(model, 1, 1))
     rows = [
-        _Row(name, shape, _TYPE_NUMBERS[sources[0].type], sum(source.num_bytes for source in sources))
+        NewTensor(name, sources[0].type, shape, sum(source.num_bytes for source in sources))
         for name, shape, sources in parts
     ]
-    head, offsets = _head(_split_keys(1, num_tensors), rows)
+    begin, offsets = head(_split_keys(1, num_tensors), rows)
     needed = offsets[-1] + rows[-1].num_bytes
     free = shutil.disk_usage(folder).free
     if free < needed * 1.1:
@@ -107,7 +101,7 @@ def base_shard(folder: Path, sha256: str, model: GgufFile, data: memoryview) -> 
     temporary = folder / f".base-{os.getpid()}"
     try:
         with temporary.open("wb") as out:
-            out.write(head)
+            out.write(begin)
             for offset, (_, _, sources) in zip(offsets, parts, strict=True):
                 out.seek(offset)
                 for source in sources:
@@ -118,15 +112,6 @@ def base_shard(folder: Path, sha256: str, model: GgufFile, data: memoryview) -> 
     finally:
         temporary.unlink(missing_ok=True)
     return target
-
-
-class _Row(NamedTuple):
-    """A row of a tensor table; `shape` as in the file, the length of a row first."""
-
-    name: str
-    shape: tuple[int, ...]
-    type_number: int
-    num_bytes: int
 
 
 def _num_layers(model: GgufFile) -> int:
@@ -150,43 +135,16 @@ def _base_parts(model: GgufFile) -> Iterator[tuple[str, tuple[int, ...], list[Te
 
 def _model_keys(model: GgufFile, data: memoryview) -> Iterator[bytes]:
     """The model's own metadata, with the other architecture's prefix; values are copied as they are."""
-    for key, (start, end) in model.spans.items():
-        if key in ("general.architecture", "general.alignment") or key.startswith("split."):
+    for name, (start, end) in model.spans.items():
+        if name in ("general.architecture", "general.alignment") or name.startswith("split."):
             continue
-        name = "graniteswitch." + key.removeprefix("llama.") if key.startswith("llama.") else key
-        yield _string(name) + bytes(data[start:end])
+        named = "graniteswitch." + name.removeprefix("llama.") if name.startswith("llama.") else name
+        yield string(named) + bytes(data[start:end])
 
 
 def _split_keys(number: int, num_tensors: int) -> list[bytes]:
     return [
-        _key("split.no", _U16, struct.pack("<H", number)),
-        _key("split.count", _U16, struct.pack("<H", 2)),
-        _key("split.tensors.count", _I32, struct.pack("<i", num_tensors)),
+        key("split.no", Kind.U16, number),
+        key("split.count", Kind.U16, 2),
+        key("split.tensors.count", Kind.I32, num_tensors),
     ]
-
-
-def _head(keys: Sequence[bytes], rows: Sequence[_Row]) -> tuple[bytes, list[int]]:
-    """A file's beginning up to its tensors' data, and where each tensor is in the file."""
-    offsets, end = [], 0
-    table = b""
-    for row in rows:
-        offsets.append(end)
-        table += _string(row.name) + struct.pack("<I", len(row.shape)) + struct.pack(f"<{len(row.shape)}Q", *row.shape)
-        table += struct.pack("<IQ", row.type_number, end)
-        end += row.num_bytes + -row.num_bytes % _ALIGNMENT
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(rows), len(keys)) + b"".join(keys) + table
-    head += bytes(-len(head) % _ALIGNMENT)
-    return head, [len(head) + offset for offset in offsets]
-
-
-def _key(name: str, kind: int, value: bytes) -> bytes:
-    return _string(name) + struct.pack("<I", kind) + value
-
-
-def _string(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def _i32s(values: list[int]) -> bytes:
-    return struct.pack(f"<IQ{len(values)}i", _I32, len(values), *values)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from agent.engine.growth import Growth
-from agent.engine.kv_state import SavedState, StateError, saved
+from agent.engine.kv_state import Bytes, StateError, saved
 from agent.engine.llama import Context, LoadError
 from agent.engine.prefix import MIN_SHARED_TOKENS, Computed, PrefixStore
 from agent.engine.sequence import Sequence
@@ -43,7 +43,7 @@ class Streams:
         if held is not None and len(held.marks) - num_kept >= MIN_SHARED_TOKENS and self._store.takes(held):
             state = self.save(stream)
             if state is not None:
-                self._store.put(held, state)
+                self._store.put(held, saved(state))
         self.free.remove(stream)
         return self.held.pop(stream, None)
 
@@ -52,23 +52,22 @@ class Streams:
         self.held[stream] = holds
         self.free.append(stream)
 
-    def save(self, stream: int) -> SavedState | None:
+    def save(self, stream: int) -> Bytes | None:
         """What a stream holds, for any stream of any context; None where that cannot be moved."""
         try:
-            return saved(self._switch.stripped(self.context.save(stream)))
+            return self._switch.stripped(self.context.save(stream))
         except StateError:  # a kind of memory that cannot be moved, such as a recurrent one
             return None
 
-    def load(self, stream: int, state: SavedState, sequence: Sequence) -> bool:
-        """Puts a sequence's state into a stream; False when that cannot be done, and the stream is empty then."""
-        self.context.keep(stream, 0)
+    def load(self, stream: int, state: Bytes | None, sequence: Sequence) -> bool:
+        """Puts a sequence's state into a stream; False when there is none or it cannot be done."""
+        if state is None:
+            return False
         try:
-            if state.is_whole:
-                self.context.load(stream, self._switch.dressed(state.data, sequence))
-                return True
+            self.context.load(stream, self._switch.dressed(state, sequence))
         except StateError:
-            pass
-        return False
+            return False
+        return True
 
     def set_threads(self, threads: int) -> None:
         """From the next step on so many threads compute."""

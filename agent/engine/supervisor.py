@@ -125,6 +125,11 @@ class Supervisor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def kill(self) -> None:
+        """Ends the process, which is then replaced as after a crash."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+
     async def wait_broken(self) -> None:
         """Returns when the engine is broken."""
         while self.state is not State.BROKEN:

@@ -64,3 +64,18 @@ def m0002_quarantine(db: Database) -> None:
         ) STRICT
         """
     )
+
+
+@migrations()
+def m0003_commands(db: Database) -> None:
+    """Commands of the controller, so that each runs once."""
+    db.execute(
+        """
+        CREATE TABLE commands (
+            id TEXT PRIMARY KEY,
+            op TEXT NOT NULL,
+            exp_ms INTEGER NOT NULL,       -- on the controller's clock
+            answer BLOB                    -- the letter as msgpack; NULL: it runs
+        ) STRICT
+        """
+    )

@@ -16,7 +16,7 @@ import msgspec
 from agent.errors import ModelError
 from agent.weights.base_model import Base
 from agent.weights.gguf import Data
-from agent.weights.gguf_writer import NewTensor, write
+from agent.weights.gguf_writer import Kind, NewTensor, key, whole
 from agent.weights.safetensors import SafeTensor, read_safetensors
 
 if TYPE_CHECKING:
@@ -74,15 +74,15 @@ def convert_peft(settings: bytes, weights: Data, base: Base, *, label: str) -> b
         if half == "b" and part in ("attn_q", "attn_k") and base.architecture == "llama":
             numbers = _permuted(numbers, base.head_k_length, f"cannot use {label}: {name!r}")
         order = (layer, list(_NAMES.values()).index(part), half)
-        row = NewTensor(f"{target}.lora_{half}", "f16", tensor.shape[::-1], numbers.tobytes())
-        tensors.append((order, row))
-    metadata: dict[str, str | float] = {
-        "general.architecture": base.architecture,
-        "general.type": "adapter",
-        "adapter.type": "lora",
-        "adapter.lora.alpha": alpha,
-    }
-    return write(metadata, [row for _, row in sorted(tensors, key=lambda item: item[0])])
+        row = NewTensor(f"{target}.lora_{half}", "f16", tensor.shape[::-1], numbers.nbytes)
+        tensors.append((order, (row, numbers.tobytes())))
+    keys = [
+        key("general.architecture", Kind.STRING, base.architecture),
+        key("general.type", Kind.STRING, "adapter"),
+        key("adapter.type", Kind.STRING, "lora"),
+        key("adapter.lora.alpha", Kind.F32, alpha),
+    ]
+    return whole(keys, [row for _, row in sorted(tensors, key=lambda item: item[0])])
 
 
 def _alpha_of(raw: bytes, label: str) -> float:

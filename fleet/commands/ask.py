@@ -3,23 +3,15 @@
 import contextlib
 import math
 import sys
-from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
 import typer
 
 from contract import limits
-from contract.answers import Delta, Final
-from contract.ids import is_id, new_request_id
-from contract.status import Status
-from contract.topics import NodeRequest, PoolRequest
 from fleet.errors import AnswerError, UsageError
-from fleet.exchange import Answer, Exchange, Notice, failure_sentence
 from fleet.options import Options
-from fleet.question import check_id, check_request, prompt_fields, read_prompt, read_schema
-from fleet.terminal import complain, warn, write
-from fleet.transcript import Transcript
+from fleet.terminal import complain
 
 DEFAULT_CLIENT = "fleet-cli"
 INTERRUPTED = 130
@@ -56,6 +48,13 @@ def ask(
     priority: Annotated[int | None, typer.Option(help="0 to 9; 4 is usual, 9 goes first.")] = None,
 ) -> None:
     """Ask a node something."""
+    from contract.ids import new_request_id
+    from contract.status import Status
+    from contract.topics import NodeRequest, PoolRequest
+    from fleet.exchange import Exchange, failure_sentence
+    from fleet.question import check_id, check_request, prompt_fields, read_prompt, read_schema
+    from fleet.showing import show
+
     options: Options = ctx.obj
     sender = check_id("--client", client or _default_client(options))
     if not 0.001 <= ttl <= limits.MAX_TTL_MS / 1000:
@@ -90,36 +89,8 @@ def ask(
         raise AnswerError(failure_sentence(final))
 
 
-def show(messages: Iterable[Answer | Notice], *, stream: bool, json: bool) -> Final:
-    """Prints what comes back and returns the final."""
-    transcript = Transcript()
-    for message in messages:
-        if isinstance(message, Notice):
-            warn(message.text)
-            continue
-        said = message.message
-        if json and (stream or isinstance(said, Final)):
-            write(_json_line(message.raw))
-        elif isinstance(said, Delta) and stream:
-            write(transcript.add(said), end="")
-        elif isinstance(said, Final) and (stream or said.status == Status.OK):
-            write(_rest(transcript, said.text))
-        if isinstance(said, Final):
-            return said
-    raise AssertionError("an exchange ends with a final or an error")
-
-
-def _rest(transcript: Transcript, text: str | msgspec.UnsetType) -> str:
-    if isinstance(text, msgspec.UnsetType):
-        return ""
-    fits, rest = transcript.finish(text)
-    return rest if fits else f"\n[the answer was made again; this is all of it]\n{rest}"
-
-
-def _json_line(raw: bytes) -> str:
-    return msgspec.json.format(raw, indent=-1).decode()
-
-
 def _default_client(options: Options) -> str:
+    from contract.ids import is_id
+
     user = options.broker.user
     return user if user is not None and is_id(user) else DEFAULT_CLIENT

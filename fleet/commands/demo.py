@@ -1,4 +1,4 @@
-"""`fleet demo`: the whole way of a prompt on this machine, without root and without a server."""
+"""`fleet demo`: a small fleet and the whole way of a prompt on this machine, without root."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fleet.demo import scene
-from fleet.demo.trial import FOLDER
 from fleet.terminal import console, write
 
 INTERRUPTED = 130
@@ -22,13 +20,19 @@ def demo(
     adapter_dir: Annotated[Path, typer.Option(help="The folder that holds the adapter home-actions.")] = Path(
         "training", "adapters"
     ),
-    keep: Annotated[bool, typer.Option("--keep", help="Leave broker and agent running.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave all of it running.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="One node without a fleet, behind a broker that asks nobody who they are.")
+    ] = False,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="The broker's port; else 1883, or a free one.")
+        int | None, typer.Option(min=1, max=65535, help="The port of a plain broker; else 1883, or a free one.")
     ] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Stop what --keep left running.")] = False,
 ) -> None:
-    """Start a broker and an agent here, and ask a real model over MQTT, with and without an adapter."""
+    """Start a controller with its broker and two enrolled agents here, and ask a real model over MQTT."""
+    from fleet.demo import scene
+    from fleet.demo.trial import FOLDER
+
     folder = FOLDER.absolute()
     out = console(sys.stdout)
     if stop:
@@ -36,6 +40,6 @@ def demo(
             write(f"No demo is running in {folder}.")
         return
     try:
-        scene.run(folder, model_dir, adapter_dir, port, keep=keep, console=out)
+        scene.run(folder, model_dir, adapter_dir, plain=plain, port=port, keep=keep, console=out)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""`fleet token create`, `fleet client create`, `fleet revoke`."""
+"""`fleet token create`, `fleet client create`, `fleet client key`, `fleet revoke`."""
 
 import getpass
 import re
@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contract.enrolment import Role
+from fleet.api.identities import EnrolmentToken, NewClient, NewToken
+from fleet.commands.where import Dir, connect
 from fleet.errors import UsageError
-from fleet.folder import DEFAULT_PATH, ENV_PATH, Folder, open_folder
-from fleet.logs import silence_logs
+from fleet.folder import Folder
+from fleet.login import local_folder
 from fleet.terminal import warn, write
 
 if TYPE_CHECKING:
-    from fleet.database.identities import Quotas
     from fleet.enrolment import Enrolment
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
-Dir = Annotated[Path, typer.Option("--dir", envvar=ENV_PATH, help="The controller's folder.")]
 Ttl = Annotated[str, typer.Option(help="How long the token can be used, as in 30m, 12h or 7d.")]
 
 token_app = typer.Typer(help="Tokens with which devices enrol.", no_args_is_help=True)
@@ -30,10 +29,10 @@ client_app = typer.Typer(help="IoT devices and applications that ask.", no_args_
 
 @token_app.command("create")
 def create_token(
-    node: Annotated[str, typer.Option(help="The node's id.")], ttl: Ttl = "30m", folder: Dir = DEFAULT_PATH
+    node: Annotated[str, typer.Option(help="The node's id.")], ttl: Ttl = "30m", folder: Dir = None
 ) -> None:
     """Print the line that enrols a device, once."""
-    _create("node", node, ttl, folder, None)
+    _create(NewToken(node=node, ttl_s=parse_ttl(ttl) // 1000), folder)
 
 
 @client_app.command("create")
@@ -42,30 +41,68 @@ def create_client(
     ttl: Ttl = "30m",
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Quota.  [default: none]")] = None,
     tokens_per_day: Annotated[int | None, typer.Option(min=1, help="Quota.  [default: none]")] = None,
-    folder: Dir = DEFAULT_PATH,
+    folder: Dir = None,
 ) -> None:
     """Print the line that gives a client its identity, once."""
-    from fleet.database.identities import Quotas
+    quotas = {"requests_per_minute": requests_per_minute, "tokens_per_day": tokens_per_day}
+    _create(NewClient(client=client, ttl_s=parse_ttl(ttl) // 1000, **quotas), folder)
 
-    _create("client", client, ttl, folder, Quotas(requests_per_minute, tokens_per_day))
+
+@client_app.command("key")
+def create_key(
+    client: Annotated[str, typer.Argument(help="The client's id, as `fleet client create` was told.")],
+    folder: Dir = None,
+) -> None:
+    """Print a new key for the HTTP API, with which an application asks as this client, within its quotas."""
+    from fleet.api.identities import ClientKey
+
+    with connect(folder) as controller:
+        write(controller.send("POST", f"/v1/clients/{client}/key", ClientKey).key)
 
 
 def revoke(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="A node or client.")], folder: Dir = DEFAULT_PATH
+    identity: Annotated[str, typer.Argument(metavar="ID", help="A node or client.")], folder: Dir = None
 ) -> None:
     """Take an identity away: its connection ends, and it is not renewed. A new token gives it back."""
-    with _enrolment(folder) as (_, enrolment):
-        told = enrolment.revoke(identity, actor=getpass.getuser())
+    from fleet.api.identities import Revoked
+
+    here = local_folder(folder)
+    if here is None:
+        with connect(folder) as controller:
+            told = controller.send("DELETE", f"/v1/identities/{identity}", Revoked).told
+    else:
+        with _enrolment(here) as enrolment:
+            told = enrolment.revoke(identity, actor=getpass.getuser())
     write(f"{identity} is revoked.")
     if not told:
         warn("no broker of this folder runs here, so nobody was cut off; one that starts refuses it")
 
 
-def _create(role: Role, name: str, ttl: str, path: Path, quotas: "Quotas | None") -> None:
-    with _enrolment(path) as (folder, enrolment):
-        token = enrolment.create_token(role, name, parse_ttl(ttl), quotas=quotas, actor=getpass.getuser())
-        into = "" if role == "node" else f" --folder {name}"
-        write(f"shoal-agent enroll {folder.url} --token {token} --ca-sha256 {folder.authority('root').digest}{into}")
+def _create(wanted: NewToken | NewClient, named: Path | None) -> None:
+    """Prints the line: from the folder where it is on this machine, also without `fleet serve`; else over HTTP."""
+    here = local_folder(named)
+    made = _create_remotely(wanted, named) if here is None else _create_here(wanted, here)
+    into = "" if isinstance(wanted, NewToken) else f" --folder {wanted.client}"
+    write(f"shoal-agent enroll {made.url} --token {made.token} --ca-sha256 {made.ca_sha256}{into}")
+
+
+def _create_remotely(wanted: NewToken | NewClient, named: Path | None) -> EnrolmentToken:
+    path = "/v1/tokens" if isinstance(wanted, NewToken) else "/v1/clients"
+    with connect(named) as controller:
+        return controller.send("POST", path, EnrolmentToken, wanted)
+
+
+def _create_here(wanted: NewToken | NewClient, here: Folder) -> EnrolmentToken:
+    from fleet.database.identities import Quotas
+
+    ttl_ms, actor = wanted.ttl_s * 1000, getpass.getuser()
+    with _enrolment(here) as enrolment:
+        if isinstance(wanted, NewToken):
+            token = enrolment.create_token("node", wanted.node, ttl_ms, actor=actor)
+        else:
+            quotas = Quotas(wanted.requests_per_minute, wanted.tokens_per_day)
+            token = enrolment.create_token("client", wanted.client, ttl_ms, quotas=quotas, actor=actor)
+    return EnrolmentToken(token, here.url, here.authority("root").digest)
 
 
 def parse_ttl(text: str) -> int:
@@ -81,15 +118,15 @@ def parse_ttl(text: str) -> int:
 
 
 @contextmanager
-def _enrolment(path: Path) -> "Iterator[tuple[Folder, Enrolment]]":
+def _enrolment(folder: Folder) -> "Iterator[Enrolment]":
     from fleet.controller import now_ms
     from fleet.database.store import open_database
     from fleet.enrolment import Enrolment
+    from fleet.logs import silence_logs
 
     silence_logs()
-    folder = open_folder(path)
     database = open_database(folder.database_url)
     try:
-        yield folder, Enrolment(folder, database, now_ms)
+        yield Enrolment(folder, database, now_ms)
     finally:
         database.close()

@@ -1,13 +1,11 @@
 """`fleet serve`."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fleet.folder import DEFAULT_PATH, ENV_PATH, open_folder
-from fleet.logs import setup_logs
 
 
 def serve(
@@ -19,7 +17,10 @@ def serve(
     ] = False,
 ) -> None:
     """Run the controller in the foreground, until SIGTERM."""
+    import asyncio
+
     from fleet import controller
+    from fleet.logs import setup_logs
 
     made = open_folder(folder)
     setup_logs()

@@ -1,119 +1,121 @@
-"""`fleet status`: the fleet at a glance, from retained messages alone."""
+"""`fleet status`: the fleet at a glance, from its controller, or from its broker where there is none."""
 
-import sys
 import time
 from typing import Annotated
 
-import msgspec
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from contract.topics import BadTopic, ControllerStatus, NodeCard, NodeStatus, parse
-from fleet.link import Incoming, Link
+from fleet.api.summary import Summary
+from fleet.commands.where import Dir, Json
+from fleet.login import Login, find_login
 from fleet.options import Options
-from fleet.overview import Overview, Row
-from fleet.terminal import console, one_line, write
+from fleet.tables import age, print_json, print_table
+from fleet.terminal import write
 
 UNHEALTHY = 3
+AGAIN_S = 2.0
 
-# Nothing marks the end of retained messages: they are over after a short silence.
-QUIET_S = 0.3
-TOTAL_S = 3.0
-
-EPILOG = "Exit codes: 0 all nodes are online, or there are none · 3 something is not · 4 no broker."
-
-COLOURS = {"online": "green", "draining": "yellow", "degraded": "yellow"}
+EPILOG = "Exit codes: 0 all is well, or there are no nodes · 3 something is not · 4 no controller, or no broker."
 
 
 def status(
     ctx: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Stay, and print again whenever something changes; Ctrl-C ends it."),
     ] = False,
+    folder: Dir = None,
 ) -> None:
-    """Show which nodes there are and how they are, worst first."""
+    """Show how the fleet is: the verdict, then what is not well, worst first.
+
+    With --broker, or where there is no controller, from what nodes say at the broker.
+    """
     options: Options = ctx.obj
-    overview = Overview()
-    topics = (NodeStatus, NodeCard, ControllerStatus)
-    try:
-        with options.open_link() as link:
-            link.subscribe({topic.filter(options.fleet): topic.QOS for topic in topics})
-            _take_all(link, overview)
-            _show(overview, options, json)
-            while watch:
-                _wait_for_change(link, overview)
-                _show(overview, options, json)
-    except KeyboardInterrupt:
-        pass  # the way to end --watch
-    if not overview.healthy:
+    login = None if options.is_broker_named else find_login(folder)
+    if login is None:
+        from fleet.commands.broker_status import show_status
+
+        is_well = show_status(options, json=json, watch=watch)
+    else:
+        is_well = _watch(login, json=json) if watch else _show_once(login, json=json)
+    if not is_well:
         raise typer.Exit(UNHEALTHY)
 
 
-def _take_all(link: Link, overview: Overview) -> None:
-    for incoming in link.messages(total_s=TOTAL_S, quiet_s=QUIET_S):
-        _take(overview, incoming)
+def is_well(summary: Summary) -> bool:
+    """Whether nothing is wrong, as far as the controller knows."""
+    return not (summary.num_unwell or summary.num_never_came or summary.broker_down_s is not None) and summary.is_stored
 
 
-def _wait_for_change(link: Link, overview: Overview) -> None:
-    before = (dict(overview.statuses), dict(overview.cards), overview.controller)
-    while before == (overview.statuses, overview.cards, overview.controller):
-        incoming = link.next(TOTAL_S)
-        if incoming is not None:
-            _take(overview, incoming)
-            _take_all(link, overview)  # a change seldom comes alone: print once for all of it
+def verdict(summary: Summary) -> str:
+    """One line, such as "not well: 1 of 3 nodes; 2 online, 1 lost"."""
+    states = ", ".join(f"{count} {state}" for state, count in sorted(summary.states.items(), key=lambda one: -one[1]))
+    nodes = f"{summary.num_nodes} node{'' if summary.num_nodes == 1 else 's'}"
+    if summary.broker_down_s is not None:
+        return f"blind: no connection to the broker for {age(summary.broker_down_s)}; {nodes} known: {states or 'none'}"
+    if not summary.is_stored:
+        return f"not well: the database does not take what comes; {nodes}: {states or 'none'}"
+    if summary.num_unwell or summary.num_never_came:
+        never = f", {summary.num_never_came} enrolled and never came" if summary.num_never_came else ""
+        return f"not well: {summary.num_unwell} of {nodes}; {states or 'none heard'}{never}"
+    return f"well: {nodes}, {states}" if summary.num_nodes else "no nodes yet: `fleet token create` lets one enrol"
 
 
-def _take(overview: Overview, incoming: Incoming) -> None:
+def _show_once(login: Login, *, json: bool) -> bool:
+    from fleet.remote import Controller
+
+    with Controller(login) as controller:
+        summary = controller.get("/v1/status", Summary)
+    return _show(summary, json=json)
+
+
+def _watch(login: Login, *, json: bool) -> bool:
+    from fleet.errors import ControllerError
+    from fleet.remote import Controller
+    from fleet.terminal import warn
+
+    healthy = True
     try:
-        _, topic = parse(incoming.topic)
-    except BadTopic:
-        return
-    overview.take(topic, incoming.payload)
+        while True:
+            try:
+                with Controller(login) as controller:
+                    for summary in controller.events("/v1/events", Summary):
+                        healthy = _show(summary, json=json)
+            except ControllerError as error:
+                healthy = False
+                warn(str(error))
+            time.sleep(AGAIN_S)
+    except KeyboardInterrupt:
+        return healthy
 
 
-def _show(overview: Overview, options: Options, json: bool) -> None:
-    now_ms = time.time_ns() // 1_000_000
+def _show(summary: Summary, *, json: bool) -> bool:
     if json:
-        write(msgspec.json.encode(overview.as_json(now_ms)).decode())
-        return
-    write(overview.verdict())
-    rows = overview.rows(now_ms)
+        print_json(summary)
+        return is_well(summary)
+    write(verdict(summary))
+    heard = (
+        "nothing was heard since the controller started"
+        if summary.heard_ms is None
+        else f"data {_old(summary, summary.heard_ms)} old"
+    )
+    gaps = f"; {summary.num_gaps} batches of telemetry are missing" if summary.num_gaps else ""
+    bad = f"; {summary.num_bad_messages} messages could not be read" if summary.num_bad_messages else ""
+    write(f"{heard}{gaps}{bad}")
+    _show_worst(summary)
+    return is_well(summary)
+
+
+def _show_worst(summary: Summary) -> None:
+    rows = [(one.node, one.state, _old(summary, one.seen_ms), one.summary) for one in summary.worst]
+    rows += [(node, "never came", "-", "it has an identity and was never heard") for node in summary.never_came]
     if rows:
-        console(sys.stdout).print(_table(rows))
-    else:
-        write(
-            f"Nothing is retained for fleet {options.fleet!r} at {options.broker}. Is an agent running "
-            "(shoal-agent status), with this broker and this fleet in its configuration, and may this user read it? "
-            "--broker and --fleet choose other ones."
-        )
+        print_table(("node", "state", "seen", "why"), rows, right=("seen",))
+        left = summary.num_unwell + summary.num_never_came - len(rows)
+        if left > 0:
+            write(f"… and {left} more; `fleet nodes 'not online'` lists them")
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
-    for title in ("node", "state", "since", "model", "tok/s", "context", "RAM", "agent"):
-        right = title in ("since", "tok/s", "context", "RAM")
-        table.add_column(title, justify="right" if right else "left", no_wrap=title != "model")
-    for row in rows:
-        cells = (
-            f"{row.decode_tok_s:.0f}" if row.decode_tok_s is not None else "-",
-            str(row.context_tokens or "-"),
-            f"{row.ram_mib / 1024:.1f} GiB" if row.ram_mib else "-",
-            one_line(row.agent or "-"),
-        )
-        state = Text(row.state, COLOURS.get(row.state, "red"))
-        table.add_row(row.node, state, age(row.age_s), one_line(row.model or "-"), *cells)
-    return table
-
-
-def age(age_s: float | None) -> str:
-    """An age in one unit, as in "3 min"."""
-    if age_s is None:
-        return "-"
-    for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if age_s >= 2 * seconds:
-            return f"{age_s / seconds:.0f} {unit}"
-    return f"{age_s:.0f} s"
+def _old(summary: Summary, at_ms: int | None) -> str:
+    return age(None if at_ms is None else max(0, summary.at_ms - at_ms) / 1000)

@@ -1,19 +1,21 @@
 """`fleet version`."""
 
 import platform
-from importlib.metadata import version as installed
 from typing import Annotated
 
 import msgspec
 import typer
 
-from contract.mqtt5 import VERSION
 from fleet import __version__
 from fleet.terminal import write
 
 
 def version(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show the versions of Shoal, the wire contract, Python and paho-mqtt."""
+    from importlib.metadata import version as installed
+
+    from contract.mqtt5 import VERSION
+
     versions = {
         "shoal": __version__,
         "contract": VERSION,

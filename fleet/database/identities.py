@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, insert, select, update
 
 from contract.enrolment import RENEWAL_GRACE_MS, Role
-from fleet.database.tables import audit, certificates, identities, tokens
+from fleet.database.tables import audit, certificates, identities, spent, tokens
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,39 @@ def set_quotas(connection: Connection, name: str, quotas: Quotas) -> None:
 def set_key(connection: Connection, name: str, key_sha256: str) -> None:
     """Makes a key the only one of an identity, which is not revoked any more."""
     connection.execute(update(identities).where(identities.c.id == name).values(key_sha256=key_sha256, revoked_ms=None))
+
+
+def set_api_key(connection: Connection, name: str, sha256: str) -> None:
+    """Makes a key for HTTP the only one of a client, which is not revoked any more; its certificates still are."""
+    new = {"api_key_sha256": sha256, "revoked_ms": None}
+    connection.execute(update(identities).where(identities.c.id == name).values(new))
+
+
+def find_api_key(connection: Connection, name: str) -> str | None:
+    """The digest of a client's key for HTTP; None when there is none, or the client is revoked."""
+    found = select(identities.c.api_key_sha256).where(identities.c.id == name, identities.c.revoked_ms.is_(None))
+    return connection.execute(found).scalar()
+
+
+def find_quotas(connection: Connection, name: str) -> Quotas:
+    """What a client may ask for."""
+    found = select(identities.c.requests_per_minute, identities.c.tokens_per_day).where(identities.c.id == name)
+    row = connection.execute(found).first()
+    return Quotas(*row) if row else Quotas()
+
+
+def find_spent(connection: Connection, name: str, day: int) -> int:
+    """The tokens that a client had on a day, counted from 1970."""
+    found = select(spent.c.tokens).where(spent.c.identity == name, spent.c.day == day)
+    return connection.execute(found).scalar() or 0
+
+
+def add_spent(connection: Connection, name: str, day: int, num_tokens: int) -> None:
+    """Counts tokens for a client; those of the days before are forgotten."""
+    connection.execute(delete(spent).where(spent.c.identity == name, spent.c.day < day))
+    today = update(spent).where(spent.c.identity == name, spent.c.day == day)
+    if connection.execute(today.values(tokens=spent.c.tokens + num_tokens)).rowcount == 0:
+        connection.execute(insert(spent).values(identity=name, day=day, tokens=num_tokens))
 
 
 def add_token(connection: Connection, sha256: str, name: str, now_ms: int, expires_ms: int) -> None:
@@ -121,8 +154,9 @@ def revoke_certificates(connection: Connection, name: str, now_ms: int) -> int:
 
 
 def revoke_identity(connection: Connection, name: str, now_ms: int) -> None:
-    """Marks an identity as revoked."""
-    connection.execute(update(identities).where(identities.c.id == name).values(revoked_ms=now_ms))
+    """Marks an identity as revoked, and forgets its key for HTTP."""
+    gone = {"revoked_ms": now_ms, "api_key_sha256": None}
+    connection.execute(update(identities).where(identities.c.id == name).values(gone))
 
 
 def revoked_serials(connection: Connection, role: Role, now_ms: int) -> set[int]:
@@ -145,3 +179,10 @@ def write_audit(connection: Connection, now_ms: int, actor: str, action: str, su
     """Writes down what was changed, and by whom."""
     values = {"at_ms": now_ms, "actor": actor, "action": action, "subject": subject, "detail": detail}
     connection.execute(insert(audit).values(values))
+
+
+def write_audits(connection: Connection, now_ms: int, lines: list[tuple[str, str, str, str]]) -> None:
+    """The same for many at once: actor, action, subject, detail."""
+    names = ("actor", "action", "subject", "detail")
+    if lines:
+        connection.execute(insert(audit), [{"at_ms": now_ms, **dict(zip(names, line, strict=True))} for line in lines])

@@ -1,24 +1,19 @@
-"""The demo's agent: its configuration, its start, and the wait until it is online."""
+"""The demo's agents: their configuration, their start, and the wait until they are online."""
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 
 from contract.ids import id_from
-from contract.presence import NodeState
-from contract.topics import NodeStatus
-from fleet.demo.process import Process, last_lines, start
+from fleet.broker_url import BrokerUrl
+from fleet.demo.adapter import drop
+from fleet.demo.process import Process, last_lines
+from fleet.demo.stage import FLEET, Plan
 from fleet.errors import DemoError
-from fleet.link import Link
 from fleet.terminal import visible
 
-FLEET = "home"
-NODE = "demo-1"
-STATE = "state"  # the folder
 ONLINE_WITHIN_S = 120.0
 LOOK_S = 0.5
 SAY_EVERY_S = 10.0
@@ -35,10 +30,15 @@ state_dir = {state_dir}
 [broker]
 host = "{host}"
 port = {port}
-
+{identity}
 [model]
 file = {file}
 name = "{name}"
+"""
+# Where `shoal-agent enroll` puts them.
+IDENTITY_TOML = """\
+ca_file = {ca}
+cert_file = {pem}
 """
 
 
@@ -55,71 +55,88 @@ def find_model(folder: Path) -> Path:
     raise DemoError(f"cannot take the model from {folder}: {what}; run `make demo`, or name a folder with one model")
 
 
-def write_config(folder: Path, model: Path, host: str, port: int) -> Path:
-    """Writes `agent.toml`; returns its path."""
-    path = folder / "agent.toml"
-    is_default = model.stem.lower().startswith(DEFAULT_MODEL)
+def home_of(plan: Plan, node: str) -> Path:
+    """The folder of all that a node has."""
+    return plan.folder / node
+
+
+def write_config(plan: Plan, node: str, broker: BrokerUrl) -> Path:
+    """Writes a node's `agent.toml`, with the identity that it has or will have if the broker wants one."""
+    home = home_of(plan, node)
+    home.mkdir(parents=True, exist_ok=True)
+    identity = home / "state" / "identity"
+    path = home / "agent.toml"
+    is_default = plan.model.stem.lower().startswith(DEFAULT_MODEL)
+    names = {"ca": _quoted(identity / "ca.pem"), "pem": _quoted(identity / "identity.pem")}
     path.write_text(
         AGENT_TOML.format(
-            node=NODE,
+            node=node,
             fleet=FLEET,
-            state_dir=_quoted(folder / STATE),
-            host=host,
-            port=port,
-            file=_quoted(model),
-            name=DEFAULT_MODEL if is_default else id_from(model.stem, "model"),
+            state_dir=_quoted(home / "state"),
+            host=broker.host,
+            port=broker.port,
+            identity=IDENTITY_TOML.format(**names) if broker.tls else "",
+            file=_quoted(plan.model),
+            name=DEFAULT_MODEL if is_default else id_from(plan.model.stem, "model"),
         ),
         "utf-8",
     )
     return path
 
 
-def start_agent(config: Path, log: Path, env: Mapping[str, str]) -> Process:
-    """Starts `shoal-agent`, the one that was installed together with this command.
+def start_agent(plan: Plan, node: str, broker: BrokerUrl) -> Process:
+    """Starts a node's agent, with the adapter where it takes it in.
 
     Raises:
         DemoError: it is not installed.
     """
-    program = Path(sys.executable).with_name("shoal-agent")
-    if not program.exists():
-        raise DemoError(f"cannot find {program}: the agent is not installed here; pip install 'shoal[agent]'")
-    return start([str(program), "run", "--config", str(config)], log, env)
+    config = write_config(plan, node, broker)
+    drop(plan.adapter, config.parent / "state")
+    return plan.start("shoal-agent", "run", "--config", str(config), log=_log(plan, node))
 
 
-def wait_until_online(link: Link, agent: Process, log: Path, console: Console) -> None:
-    """Waits for the node's retained status "online"; says now and then that it waits.
+class Waiting:
+    """The wait for agents; says now and then that it goes on."""
 
-    Raises:
-        DemoError: the agent ends, or is not online in time; the end of its log was printed.
-    """
-    began = time.monotonic()
-    said = began
-    link.subscribe({NodeStatus(NODE).path(FLEET): 1})
-    while (now := time.monotonic()) < began + ONLINE_WITHIN_S:
-        incoming = link.next(LOOK_S)
-        if incoming is not None and _is_online(incoming.payload):
-            console.print(f"  online after {time.monotonic() - began:.1f} s")
-            return
-        if not agent.running:
-            raise _failed("cannot keep the agent running: it ended", log, console)
-        if now >= said + SAY_EVERY_S:
-            said = now
-            console.print(f"  … not yet after {now - began:.0f} s; its log: {visible(last_lines(log, 1))}")
-    raise _failed(f"cannot get the agent online within {ONLINE_WITHIN_S:.0f} s", log, console)
+    def __init__(self, plan: Plan, agents: Mapping[str, Process]) -> None:
+        self._plan = plan
+        self._agents = agents
+        self._began = self._said = time.monotonic()
+
+    def check(self) -> None:
+        """To be called again and again.
+
+        Raises:
+            DemoError: an agent has ended, or time is up; the end of its log was printed.
+        """
+        now = time.monotonic()
+        for node, agent in self._agents.items():
+            if not agent.running:
+                raise self._failed(node, "cannot keep the agent running: it ended")
+        node = next(iter(self._agents))
+        if now >= self._began + ONLINE_WITHIN_S:
+            raise self._failed(node, f"cannot get the agent online within {ONLINE_WITHIN_S:.0f} s")
+        if now >= self._said + SAY_EVERY_S:
+            self._said = now
+            last = visible(last_lines(_log(self._plan, node), 1))
+            self._plan.console.print(f"  … not yet after {now - self._began:.0f} s; its log: {last}")
+
+    def end(self) -> None:
+        """They are online."""
+        self._plan.console.print(f"  online after {time.monotonic() - self._began:.1f} s")
+
+    def _failed(self, node: str, what: str) -> DemoError:
+        log = _log(self._plan, node)
+        self._plan.console.print(f"\nThe end of {log}:")
+        self._plan.console.print(visible(last_lines(log)) or "(it is empty)", soft_wrap=True)
+        config = log.with_name("agent.toml")
+        return DemoError(
+            f"{what}; the end of its log stands above, and `shoal-agent check --config {config}` may say more"
+        )
 
 
-def _is_online(payload: bytes) -> bool:
-    try:
-        return msgspec.json.decode(payload, type=NodeState).s == "online"
-    except msgspec.MsgspecError:
-        return False
-
-
-def _failed(what: str, log: Path, console: Console) -> DemoError:
-    console.print(f"\nThe end of {log}:")
-    console.print(visible(last_lines(log)) or "(it is empty)", soft_wrap=True)
-    check = f"{Path(sys.executable).with_name('shoal-agent')} check --config {log.with_name('agent.toml')}"
-    return DemoError(f"{what}; the end of its log stands above, and `{check}` may say more")
+def _log(plan: Plan, node: str) -> Path:
+    return home_of(plan, node) / "agent.log"
 
 
 def _quoted(path: Path) -> str:

@@ -39,8 +39,8 @@ def choose_port(wanted: int | None) -> int:
         DemoError: the wanted port is taken.
     """
     if wanted is None:
-        return _bindable(PORTS["mqtt"]) or _bindable(0) or 0
-    if _bindable(wanted) is None:
+        return bindable(PORTS["mqtt"]) or bindable(0) or 0
+    if bindable(wanted) is None:
         raise DemoError(f"cannot use port {wanted} on {HOST}: it is taken; choose another --port, or none to get one")
     return wanted
 
@@ -89,7 +89,8 @@ def wait_until_it_listens(process: Process, port: int, log: Path) -> None:
     raise DemoError(f"cannot start the broker on {HOST}:{port}: {what}; its log {log} ends: {last_lines(log, 3)}")
 
 
-def _bindable(port: int) -> int | None:
+def bindable(port: int) -> int | None:
+    """The port, or for 0 any free one; None when it is taken."""
     with socket.socket() as probe:
         # As brokers do: connections of an earlier one that linger do not count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -10,26 +10,29 @@ from types import FrameType
 from rich.console import Console
 
 from contract.answers import Final
-from contract.topics import NodeRequest, PlainAnswer
-from fleet.broker_url import PORTS, BrokerUrl
-from fleet.demo.adapter import NAME, Adapter, drop, find_adapter
-from fleet.demo.agent import FLEET, NODE, STATE, find_model, start_agent, wait_until_online, write_config
-from fleet.demo.broker import HOST, choose_port, start_broker, wait_until_it_listens
+from fleet.demo.adapter import NAME, Adapter, find_adapter
+from fleet.demo.agent import find_model
+from fleet.demo.broker import choose_port
 from fleet.demo.prompts import WISHED, Actions, Client, tokens_per_s
-from fleet.demo.trial import Address, Trial, forget_trial, load_trial, save_trial
+from fleet.demo.stage import FLEET, NODES, Plan, Stage
+from fleet.demo.trial import forget_trial, load_trial
 from fleet.errors import AnswerError
-from fleet.link import open_link
+from fleet.mosquitto import find_mosquitto
 
 
 def run(
-    folder: Path, model_folder: Path, adapter_folder: Path, port: int | None, *, keep: bool, console: Console
-) -> None:
+    folder: Path, model_folder: Path, adapter_folder: Path, *, plain: bool, port: int | None, keep: bool,
+    console: Console,
+) -> None:  # fmt: skip
     """Runs the demo in `folder`, in place of one that may still run there.
 
     Raises:
         FleetError: something does not come up, or a prompt is not answered with 200.
     """
     model, adapter = find_model(model_folder), find_adapter(adapter_folder)
+    # The person's own SHOAL_… settings are for other agents than these.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
+    plan = Plan(folder, model, adapter, env, console)
     folder.mkdir(parents=True, exist_ok=True)
     stop(folder, console)
     # Ended by SIGTERM or by closing the terminal, it must still end what it started.
@@ -37,14 +40,14 @@ def run(
         signal.signal(number, _leave)
     kept = False
     try:
-        trial = _start(folder, model, adapter, choose_port(port), console)
-        _ask(trial, adapter, console)
+        stage = _start(plan, plain=plain, port=port)
+        _ask(stage, adapter, console)
         kept = keep
     finally:
         if not kept:
             stop(folder, console)
     if keep:
-        _explain(trial, folder, console)
+        _explain(stage, folder, console)
 
 
 def stop(folder: Path, console: Console) -> bool:
@@ -53,36 +56,31 @@ def stop(folder: Path, console: Console) -> bool:
     ended = trial.end() if trial is not None else []
     forget_trial(folder)
     if ended:
-        console.print(f"Stopped {' and '.join(ended)}.")
+        *first, last = ended
+        console.print(f"Stopped {', '.join(first)}{' and ' if first else ''}{last}.")
     return bool(ended)
 
 
-def _start(folder: Path, model: Path, adapter: Adapter, port: int, console: Console) -> Trial:
-    """Starts broker and agent; returns when the agent is online."""
-    # The person's own SHOAL_… settings are for another agent than this one.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
-    trial = Trial(Address(HOST, port), FLEET, NODE)
-    broker_log, agent_log = folder / "broker.log", folder / "agent.log"
+def _start(plan: Plan, *, plain: bool, port: int | None) -> Stage:
+    if not plain and port is None and find_mosquitto() is None:
+        plan.console.print(
+            "mosquitto is not installed, so this shows one node without a fleet (apt-get install mosquitto)."
+        )
+        plain = True
+    if plain or port is not None:
+        from fleet.demo.plain import start_plain
 
-    name, broker = start_broker(folder / "broker", port, broker_log, env)
-    trial = trial.with_process("broker", broker)
-    save_trial(folder, trial)
-    wait_until_it_listens(broker, port, broker_log)
-    console.print(f"Broker: {name} on {HOST}:{port}.")
+        return start_plain(plan, choose_port(port))
+    from fleet.demo.enrolled import show_fleet, start_enrolled
 
-    console.print(f"Agent: node {NODE}, model {model.name} …")
-    drop(adapter, folder / STATE)
-    agent = start_agent(write_config(folder, model, HOST, port), agent_log, env)
-    trial = trial.with_process("agent", agent)
-    save_trial(folder, trial)
-    with open_link(BrokerUrl(HOST, port)) as link:
-        wait_until_online(link, agent, agent_log, console)
-    return trial
+    stage = start_enrolled(plan)
+    show_fleet(plan)
+    return stage
 
 
-def _ask(trial: Trial, adapter: Adapter, console: Console) -> None:
-    with open_link(BrokerUrl(trial.broker.host, trial.broker.port)) as link:
-        client = Client(link, trial.fleet, trial.node, console)
+def _ask(stage: Stage, adapter: Adapter, console: Console) -> None:
+    with stage.open_link() as link:
+        client = Client(link, FLEET, NODES[0], console)
         console.print("\n1. Plain text, as any device can send it")
         client.ask_plain()
         console.print("\n2. JSON, streamed: tokens as they arrive")
@@ -111,22 +109,10 @@ def _speed(final: Final) -> str:
     return f"; streamed: first token after {first_ms:.0f} ms, then {speed:.0f} tokens/s"
 
 
-def _explain(trial: Trial, folder: Path, console: Console) -> None:
+def _explain(stage: Stage, folder: Path, console: Console) -> None:
     """How to use what was left running, with commands that can be copied."""
-    host, port = trial.broker.host, trial.broker.port
-    fleet = shlex.quote(sys.argv[0])
-    named = fleet if port == PORTS["mqtt"] else f"{fleet} --broker {BrokerUrl(host, port)}"
-    request = NodeRequest(trial.node, "me").path(trial.fleet)
-    answer = PlainAnswer("me").path(trial.fleet)
-    lines = (
-        f"It stays running; logs are in {folder}. Talk to it:",
-        f"  mosquitto_sub -h {host} -p {port} -t {answer} &",
-        f"  mosquitto_pub -h {host} -p {port} -t {request} -m 'is the freezer too warm at -9?'",
-        f"  {named} ask {trial.node} 'give me one tip to save energy' --stream",
-        f"  {named} status",
-        "Stop it:",
-        f"  {fleet} demo --stop",
-    )
+    stop_it = f"  {shlex.quote(sys.argv[0])} demo --stop"
+    lines = (f"It stays running; logs are in {folder}. Talk to it:", *stage.hints, "Stop it:", stop_it)
     console.print("\n" + "\n".join(lines), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The record of a running demo, in `.shoal/demo/demo.json`: what was started, and how to reach and end it."""
+"""The record of a running demo, in `.shoal/demo/demo.json`: what was started, so that it can be ended."""
 
 from pathlib import Path
 
@@ -9,24 +9,15 @@ from fleet.errors import DemoError
 
 FOLDER = Path(".shoal", "demo")
 
-# Twice the agent's own patience with running requests, plus the time to write down the rest.
+# In seconds: twice an agent's own patience with running requests, plus the time to write down the rest; the controller
+# ends its broker.
 AGENT_ENDS_WITHIN_S = 30.0
-BROKER_ENDS_WITHIN_S = 10.0
-
-
-class Address(msgspec.Struct, frozen=True):
-    """Where the broker listens."""
-
-    host: str
-    port: int
+LAST_TO_END = {"controller": 30.0, "broker": 10.0}
 
 
 class Trial(msgspec.Struct, frozen=True):
     """A demo that was started. `started` has the start of each process in `pids`, under the same name."""
 
-    broker: Address
-    fleet: str
-    node: str
     pids: dict[str, int] = {}
     started: dict[str, str] = {}
 
@@ -37,19 +28,19 @@ class Trial(msgspec.Struct, frozen=True):
         )
 
     def process(self, name: str) -> Process | None:
-        """One of the processes, "agent" or "broker"."""
+        """One of the processes: "controller", "broker", or an agent by its node."""
         return Process(self.pids[name], self.started.get(name, "")) if name in self.pids else None
 
     def end(self) -> list[str]:
-        """Ends what is still running: the agent first, so that it can say goodbye.
+        """Ends what is still running: the agents first, so that they can say goodbye.
 
         Returns:
             The names of the processes that were running.
         """
         ended = []
-        for name, patience_s in (("agent", AGENT_ENDS_WITHIN_S), ("broker", BROKER_ENDS_WITHIN_S)):
+        for name in sorted(self.pids, key=lambda name: name in LAST_TO_END):
             process = self.process(name)
-            if process is not None and process.end(patience_s):
+            if process is not None and process.end(LAST_TO_END.get(name, AGENT_ENDS_WITHIN_S)):
                 ended.append(name)
         return ended
 

@@ -1,94 +1,68 @@
-"""The HTTP application: health, enrolment and renewal. Refusals are one line in the log and one JSON document."""
+"""The HTTP application: health, what devices need, and the API for operators and applications."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
-import structlog
-from cryptography import x509
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from contract.enrolment import (
-    CA_PATH,
-    ENROL_PATH,
-    MAX_ENROL_BYTES,
-    RENEW_PATH,
-    Enrol,
-    Issued,
-    Problem,
-    Reason,
-    token_id,
-)
-from contract.ids import is_id
-from fleet.enrolment import Enrolment
-from fleet.errors import EnrolmentError
-from fleet.web.connection import PEER
+from fleet import __version__
+from fleet.api.forms import Reason
+from fleet.web.endpoint import Authenticate, Endpoint, make_routes
+from fleet.web.openapi import document
+from fleet.web.problem import refusal
 
-log = structlog.get_logger()
+OPENAPI_PATH = "/v1/openapi.json"
 
 
-def make_app(enrolment: Enrolment, root_pem: bytes, health: Callable[[], dict[str, bool]]) -> Starlette:
+def make_app(
+    endpoints: Iterable[Endpoint],
+    authenticate: Authenticate,
+    device_routes: Iterable[Route],
+    health: Callable[[], dict[str, bool]],
+) -> Starlette:
     """The application. `health` says of each part whether it works; it may block."""
+    endpoints = list(endpoints)
+    openapi = msgspec.json.encode(document(endpoints, __version__))
 
     async def show_health(_request: Request) -> Response:
         parts = await run_in_threadpool(health)
         healthy = all(parts.values())
-        return _json({"healthy": healthy, **parts}, 200 if healthy else 503)
+        return _json(msgspec.json.encode({"healthy": healthy, **parts}), 200 if healthy else 503)
 
-    async def show_root(_request: Request) -> Response:
-        return PlainTextResponse(root_pem, media_type="application/x-pem-file")
+    async def show_openapi(_request: Request) -> Response:
+        return _json(openapi, 200)
 
-    async def enrol(request: Request) -> Response:
-        try:
-            asked = msgspec.json.decode(await _body(request), type=Enrol)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return _refuse(request, "", EnrolmentError("invalid", 'cannot read this: send {"token": …, "csr": …}'))
-        name = token_id(asked.token)
-        return await _answer(request, name if is_id(name) else "", lambda: enrolment.enrol(asked.token, asked.csr))
-
-    async def renew(request: Request) -> Response:
-        peer: bytes | None = request.scope["state"].get(PEER)
-        if peer is None:
-            problem = EnrolmentError("no_certificate", "cannot renew: show the certificate that you have, in TLS")
-            return _refuse(request, "", problem)
-        certificate = x509.load_der_x509_certificate(peer)  # TLS has read it before
-        return await _answer(request, "", lambda: enrolment.renew(certificate))
-
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", show_health),
-            Route(CA_PATH, show_root),
-            Route(ENROL_PATH, enrol, methods=["POST"]),
-            Route(RENEW_PATH, renew, methods=["POST"]),
-        ]
+            Route(OPENAPI_PATH, show_openapi),
+            *device_routes,
+            *make_routes(endpoints, authenticate),
+        ],
+        exception_handlers={HTTPException: _not_here, Exception: _broken},
     )
+    app.router.redirect_slashes = False
+    return app
 
 
-async def _answer(request: Request, name: str, work: Callable[[], Issued]) -> Response:
-    try:
-        return _json(await run_in_threadpool(work), 200)
-    except EnrolmentError as refused:
-        return _refuse(request, name, refused)
+def _json(text: bytes, status: int) -> Response:
+    return Response(text, status, media_type="application/json")
 
 
-def _refuse(request: Request, name: str, refused: EnrolmentError) -> Response:
-    sender = request.client.host if request.client else ""
-    log.warning("refused", path=request.url.path, code=refused.code, id=name, sender=sender)
-    return _json(Problem(Reason(refused.code, str(refused))), 403)
+async def _not_here(_request: Request, error: Exception) -> Response:
+    """Called by Starlette for a path or method that does not exist."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return refusal(
+            405, Reason("method_not_allowed", "cannot do this here: `Allow` names the methods"), error.headers
+        )
+    return refusal(404, Reason("not_found", f"cannot find this path: {OPENAPI_PATH} lists all"))
 
 
-async def _body(request: Request) -> bytes:
-    """The body; what is longer than any that is accepted is cut, and then cannot be read."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_ENROL_BYTES:
-            break
-    return body[:MAX_ENROL_BYTES]
-
-
-def _json(value: object, status: int) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+async def _broken(_request: Request, _error: Exception) -> Response:
+    """Called by Starlette for a fault of ours, which then stands in the log."""
+    return refusal(500, Reason("internal", "cannot do this: a fault of the controller; its log says where"))

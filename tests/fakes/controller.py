@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import ssl
@@ -66,6 +67,12 @@ class ControllerProcess:
             file.write("\nuser _watcher\ntopic read #\n")
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process
+        return self._process.pid
+
     def fleet(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Runs the `fleet` command for this folder."""
         return subprocess.run(
@@ -118,6 +125,16 @@ class ControllerProcess:
         line = self.fleet(*command, *words)
         assert line.returncode == 0, line.stderr
         return line.stdout.split("--token ")[1].split()[0]
+
+    def api(self, token: str | None = None) -> httpx.Client:
+        """A client of the HTTP API, with a token; without, with that of the folder's admin."""
+        headers = {"Authorization": f"Bearer {self.folder.operator_token.read_text() if token is None else token}"}
+        return httpx.Client(base_url=self.folder.url, verify=self.tls(), timeout=60, headers=headers)
+
+    def operator(self, role: str) -> str:
+        """The token of a new operator, named after the role."""
+        made = self.api().post("/v1/operators", json={"name": f"{role}-{secrets.token_hex(4)}", "role": role})
+        return str(made.json()["token"])
 
     def watch(self) -> Link:
         """A connection to the broker that may read everything."""

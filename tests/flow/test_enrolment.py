@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import select
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from sqlalchemy import delete, select
 
 from contract.enrolment import CERTIFICATE_LIFE_MS, DAY_MS, RENEWAL_GRACE_MS, Issued
 from fleet.authority import revoked_serials
@@ -18,8 +20,8 @@ from fleet.database.identities import Quotas
 from fleet.database.store import Database, open_database
 from fleet.database.tables import audit, certificates, identities, tokens
 from fleet.enrolment import Enrolment
-from fleet.errors import EnrolmentError, UsageError
-from fleet.folder import DatabaseSection, Folder
+from fleet.errors import EnrolmentError, FolderError, UsageError
+from fleet.folder import DatabaseSection, Folder, write_private
 from tests.fakes.controller import settings
 from tests.fakes.signing_requests import request
 
@@ -69,6 +71,9 @@ def office(tmp_path: Path, database_url: str) -> Iterator[Office]:
     folder = begin(tmp_path / "ctl", msgspec.structs.replace(settings(), database=DatabaseSection(url=url)))
     assert folder is not None
     made = Office(folder)
+    with made.database.write() as connection:  # what `fleet init` records of the controller's own
+        for table in (certificates, identities, audit):
+            connection.execute(delete(table))
     yield made
     made.database.close()
 
@@ -94,6 +99,32 @@ def test_a_client_gets_its_own_authority_port_and_quotas(office: Office) -> None
     with office.database.read() as connection:
         row = connection.execute(select(identities.c.requests_per_minute, identities.c.tokens_per_day)).one()
     assert tuple(row) == (60, 100_000)
+
+
+def test_a_node_learns_whose_signatures_count(office: Office) -> None:
+    """The fleet's key; during a change, once the controller was restarted, the next one too. At renewal as well."""
+    (key,) = office.folder.signing_keys()
+    old = key.public_key().public_bytes_raw().hex()
+    first = office.enrol()
+    assert first.signing_keys == [old]
+    following = Ed25519PrivateKey.generate()
+    pem = following.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_private(office.folder.path / "controller/signing.next.key", pem)
+    again = Enrolment(office.folder, office.database, lambda: office.now_ms)
+    assert again.renew(certificate(first)).signing_keys == [old, following.public_key().public_bytes_raw().hex()]
+    client = office.enrolment.enrol(office.enrolment.create_token("client", "c1", TTL_MS, actor="test"), request("c1"))
+    assert client.signing_keys == []
+
+
+def test_a_signing_key_that_is_none_is_told(office: Office) -> None:
+    """Before anything is signed with it."""
+    file = office.folder.path / "controller/signing.next.key"
+    file.write_bytes(office.folder.authority("root").key_pem)
+    with pytest.raises(FolderError, match="it is no Ed25519 key"):
+        office.folder.signing_keys()
+    file.write_bytes(b"nothing")
+    with pytest.raises(FolderError, match=r"^cannot read .*signing\.next\.key"):
+        office.folder.signing_keys()
 
 
 def test_a_token_is_used_once(office: Office) -> None:

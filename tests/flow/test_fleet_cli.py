@@ -22,7 +22,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from fleet.demo.process import Process, start
-from fleet.demo.trial import FOLDER, Address, Trial, save_trial
+from fleet.demo.trial import FOLDER, Trial, save_trial
 
 TEXT = "The light is on, and the blinds are closed."
 WAIT_S = 30.0
@@ -653,7 +653,7 @@ def test_stop_ends_the_recorded_processes_and_no_others(tmp_path: Path) -> None:
     waits = [sys.executable, "-c", "import signal; print('up', flush=True); signal.pause()"]
     agent, bystander = (start(waits, tmp_path / f"{name}.log", os.environ) for name in ("agent", "bystander"))
     try:
-        trial = Trial(Address("127.0.0.1", 1883), "home", "demo-1").with_process("agent", agent)
+        trial = Trial().with_process("agent", agent)
         save_trial(folder, trial.with_process("broker", Process(bystander.pid, "another boot:1")))
         done = fleet_demo(tmp_path, "--stop")
         assert (done.returncode, done.stdout, done.stderr) == (0, "Stopped agent.\n", "")

@@ -14,7 +14,7 @@ from agent.engine import frames
 from agent.engine.adapters import Adapters, PlainAdapters
 from agent.engine.growth import START_STREAMS
 from agent.engine.kv_state import Bytes, StateError
-from agent.engine.lane import MIN_BASE_TOKENS, Lane
+from agent.engine.lane import MIN_PREPARED_TOKENS, Lane
 from agent.engine.llama import Abort, Context, Model
 from agent.engine.prefix import PrefixStore
 from agent.engine.sequence import Sequence
@@ -139,7 +139,9 @@ def test_who_leads_is_followed_in_a_chain(stage: Stage) -> None:
     first, second, third = stage.add(FISH), stage.add(talk), stage.add((*talk, ("assistant", "A"), ("user", "?")))
     stage.run(first, second, third)
     # Up to where the assistant speaks in the prompt before.
-    assert [sequence.num_cached_tokens for sequence in (first, second, third)] == [0, second.cuts[-2], third.cuts[-2]]
+    for before, after in ((first, second), (second, third)):
+        assert after.num_cached_tokens == max(cut for cut in after.cuts if cut <= before.num_prompt_tokens)
+    assert first.num_cached_tokens == 0
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 5])
@@ -303,28 +305,24 @@ def test_rows_of_a_step_ascend_by_stream(stage: Stage, monkeypatch: pytest.Monke
     assert all(streams == sorted(streams) for streams in seen)
 
 
-def test_a_long_beginning_is_prepared_once_and_to_its_end(stage: Stage) -> None:
-    """One computes it here, its last tokens included; who waits for it is ready to go when it is there."""
+def test_a_prompt_is_prepared_to_its_end(stage: Stage) -> None:
+    """It is computed where a token costs least, and so are those that wait for its beginning or for a stream."""
     lane = stage.start(2)
     leader, follower, waiting = (stage.add(turns) for turns in (FISH, LAMP, FISH))
-    assert leader.num_base_tokens == leader.num_prompt_tokens >= stage.cut(FISH) >= MIN_BASE_TOKENS
-    while leader.position < stage.cut(FISH):
-        assert all(lane.prepares(sequence) for sequence in (leader, follower, waiting))
-        stage.step()
-    assert lane.prepares(leader)
-    assert not lane.prepares(follower)  # of its own part there is little
-    assert not lane.prepares(waiting)
+    assert leader.num_prompt_tokens >= MIN_PREPARED_TOKENS
     while leader.position < leader.num_prompt_tokens:
-        assert lane.prepares(leader)
+        assert all(lane.prepares(sequence) for sequence in (leader, follower, waiting))
         stage.step()
     assert not lane.prepares(leader)
     stage.run(leader, follower, waiting)
 
 
-def test_a_short_beginning_is_not_worth_it(stage: Stage) -> None:
-    """It goes where it decodes, at once."""
+def test_the_rest_of_a_prompt_may_not_be_worth_it(stage: Stage) -> None:
+    """One that comes with nearly all of its prompt goes where it decodes, at once."""
     lane = stage.start(2)
-    short = stage.add((("user", "Hi"),))
-    assert short.num_base_tokens < MIN_BASE_TOKENS
+    short = stage.add(FISH)
+    assert lane.prepares(short)
+    short.position = short.num_prompt_tokens - MIN_PREPARED_TOKENS + 1
     assert not lane.prepares(short)
+    short.position = 0
     stage.run(short)

@@ -108,8 +108,9 @@ def test_idle_engine_is_replaced_and_the_operator_hears_of_it(node: AgentProcess
     """Kill -9 between requests: an alert is published, presence stays online, the next request is answered."""
     before = identity(node)
     pid = kill_engine(node)
-    alert = asker.wait(lambda m: m.topic.endswith(f"/node/{node.node}/evt/alert"))
-    assert (alert.json["name"], len(alert.json["eid"])) == ("engine_died", 32)
+    topic = f"/node/{node.node}/evt/alert"
+    alert = asker.wait(lambda m: m.topic.endswith(topic) and m.json["name"] == "engine_died")
+    assert len(alert.json["eid"]) == 32
     assert answers(asker)
     assert node.wait_engine(other_than=pid)
     asker.settle()

@@ -16,16 +16,18 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import select
 
 from agent.identity import PEM_FILE, load_identity
-from contract.enrolment import ENROL_PATH, RENEW_PATH, Enrol
+from contract.enrolment import DAY_MS, ENROL_PATH, RENEW_PATH, Enrol
 from contract.presence import NodeState
-from contract.topics import NodeStatus
+from contract.signed import sign
+from contract.steering import Desired, Reported
+from contract.topics import NodeDesired, NodeReported, NodeStatus
 from fleet.authority import KeyPair
 from fleet.broker_url import BrokerUrl
 from fleet.database.identities import add_certificate
 from fleet.database.store import open_database
 from fleet.database.tables import certificates
 from fleet.errors import BrokerError
-from fleet.link import Link, open_link
+from fleet.link import Incoming, Link, open_link
 from tests.fakes.controller import HOST, ControllerProcess
 from tests.fakes.enrolled import EnrolledAgent
 from tests.fakes.signing_requests import request
@@ -87,6 +89,28 @@ def test_one_line_makes_a_node_and_one_ends_it(controller: ControllerProcess, de
     assert renewed.returncode == 1
     assert renewed.stderr.startswith("cannot renew 'kitchen-1': it is revoked")
     assert len(controller.records("refused", path=RENEW_PATH, code="revoked")) == 1
+
+
+def test_a_node_follows_what_the_fleets_key_signs(controller: ControllerProcess, device: EnrolledAgent) -> None:
+    """Enrolment gave it the key; what is wished comes over TLS from the one who may write it, and is reported."""
+    assert device.enroll(controller, controller.token("steered-1")).returncode == 0
+    context = controller.tls()
+    context.load_cert_chain(*controller.folder.key_pair("mqtt"))
+    url = BrokerUrl(HOST, controller.folder.port("node"), tls=True)
+    issued = int(datetime.now(UTC).timestamp() * 1000)
+    desired = Desired(node="steered-1", rev=1, issued=issued, exp=issued + DAY_MS, settings={"limits.queue": 3})
+    with controller.watch() as watch, open_link(url, context) as steering:
+        watch.subscribe({NodeReported("steered-1").path("home"): 1})
+        steering.publish(
+            NodeDesired("steered-1").path("home"), sign(desired, controller.folder.signing_keys()), retain=True
+        )
+        device.start()
+        until(lambda: _is_confirmed(watch.next(1)), "report of revision 1")
+
+
+def _is_confirmed(incoming: Incoming | None) -> bool:
+    found = incoming and msgspec.json.decode(incoming.payload, type=Reported)
+    return bool(found and (found.phase, found.settings["limits.queue"]) == ("confirmed", 3))
 
 
 def test_a_certificate_renews_itself_with_the_same_key(controller: ControllerProcess, device: EnrolledAgent) -> None:

@@ -35,6 +35,7 @@ def ended(connection: socket.socket) -> bool:
 def test_idle_and_slow_connections_do_not_keep_others_out(controller: ControllerProcess) -> None:
     """500 that say nothing and 50 that never end a request: a request is answered, and they are shown the door."""
     port = controller.folder.settings.https.port
+    token = b"Authorization: Bearer %b\r\n" % controller.folder.operator_token.read_bytes()
     with contextlib.ExitStack() as stack:
         for _ in range(NUM_IDLE):
             stack.enter_context(socket.create_connection((HOST, port), timeout=60))
@@ -42,9 +43,10 @@ def test_idle_and_slow_connections_do_not_keep_others_out(controller: Controller
         for number in range(NUM_SLOW):
             plain = socket.create_connection((HOST, port), timeout=60)
             connection = stack.enter_context(controller.tls().wrap_socket(plain, server_hostname=HOST))
-            # Half of them stop in the headers, half in the body.
-            head = b"POST /v1/enroll HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
-            connection.sendall(head if number % 2 else head + b"\r\n{")
+            # A third stops in the headers, the others in the body: of a device, and of who has a token.
+            path, ending = ((b"enroll", b""), (b"enroll", b"\r\n{"), (b"chat/completions", b"\r\n{"))[number % 3]
+            length = b"Content-Type: application/json\r\nContent-Length: 100\r\n"
+            connection.sendall(b"POST /v1/%b HTTP/1.1\r\nHost: x\r\n%b%b%b" % (path, token, length, ending))
             slow.append(connection)
         answer = httpx.get(f"{controller.folder.url}/healthz", verify=controller.tls(), timeout=20)
         assert answer.json()["healthy"] is True

@@ -153,7 +153,7 @@ def test_crash_of_one_model_leaves_the_others_alone(lab: Lab, put: Put) -> None:
     runs = {name: node.records("answered", id=name)[0]["runs"] for name in ("a", "b")}
     assert runs == {"a": 1, "b": 2}
     assert pid_of(node, "smollm2") == default
-    alert = client.wait(lambda m: m.topic.endswith("/evt/alert")).json
+    alert = client.wait(lambda m: m.topic.endswith("/evt/alert") and m.json["name"] == "engine_died").json
     assert alert["data"]["model"].startswith("other@")
 
 

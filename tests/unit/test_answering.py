@@ -35,7 +35,7 @@ class Bench:
             node="n1",
             model="m@1",
             parallel=parallel,
-            limits=Limits(**limits),
+            limits=lambda: Limits(**limits),
             sampling=Sampling(),
             find_adapter=self._find_adapter,
             quarantine=Quarantine(),

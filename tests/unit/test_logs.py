@@ -1,5 +1,6 @@
 """Logs hold no text of senders."""
 
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ import pytest
 import structlog
 
 from agent.config import Log
-from agent.logs import describe, setup_logs
+from agent.logs import TAIL_BYTES, Tail, describe, set_level, setup_logs
 
 CANARY = "the-canary-sings-at-dawn"
 
@@ -47,3 +48,28 @@ def test_what_libraries_log_passes_without_its_text(fresh_logs: None, capfd: pyt
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [(line["library"], line["error"]) for line in lines] == [("somelib", "ValueError")]
     assert CANARY not in json.dumps(lines)
+
+
+def test_the_level_changes_while_it_runs(fresh_logs: None, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also for loggers that were used before."""
+    tail = setup_logs(Log(level="info", format="json"))
+    log = structlog.get_logger()
+    log.debug("one")
+    log.info("two")
+    set_level("debug")
+    log.debug("three")
+    set_level("error")
+    log.warning("four")
+    log.error("five")
+    assert [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()] == ["two", "three", "five"]
+    assert [json.loads(line)["event"] for line in tail.last(2)] == ["three", "five"]
+
+
+def test_the_tail_is_bounded(fresh_logs: None) -> None:
+    """The oldest lines go."""
+    tail = Tail(io.StringIO())
+    for number in range(3000):
+        tail.write(f"{number:099}\n")
+    lines = tail.last(10_000)
+    assert len(lines) == TAIL_BYTES // 100
+    assert lines[-1].endswith("2999")

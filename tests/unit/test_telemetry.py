@@ -14,6 +14,7 @@ from contract.status import Status
 from contract.steering import Telemetry
 from contract.telemetry import (
     DAY_S,
+    EARLY_A_DAY,
     FOLDED,
     KINDS,
     MIN_INFER_BYTES,
@@ -68,7 +69,8 @@ def sys_row(random: Random, age_s: int) -> SysRow:
         ram_available_mib=random.randrange(8192), memory_stalled_percent=random.uniform(0, 100),
         temperature_c=random.uniform(40, 90), throttled_percent=random.uniform(0, 100),
         disk_free_mib=random.randrange(200_000), received_kib=random.randrange(10**7), sent_kib=random.randrange(10**7),
-        energy_joules=random.uniform(0, 9000), energy_source="ina3221",
+        energy_joules=random.uniform(0, 9000), energy_source="ina3221", queue=random.randrange(64), queue_limit=64,
+        engine="ready", models=random.randrange(9), quarantined=random.randrange(9),
     )  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def test_a_day_of_a_busy_node_stays_below_200_kb() -> None:
     random = Random(5)
     adapters = [None, *(f"store-{n}-wishes@1.{n}" for n in range(8))]
     batches, kept = [], 0
-    for seq in range(DAY_S // NORMAL.sys_s):
+    for seq in range(DAY_S // NORMAL.sys_s + EARLY_A_DAY):
         rows = [sys_row(random, age) for age in range(0, NORMAL.sys_s, NORMAL.sample_s)]
         batches.append(pack_sys(RUN, seq, NOW + seq, rows, NORMAL.sys_bytes))
         assert len(batches[-1].rows) == len(rows)
@@ -97,7 +99,8 @@ def test_the_largest_readings_fit() -> None:
     row = SysRow(
         age_s=900, cpu_percent=99.9, cpu_stalled_percent=99.9, ram_available_mib=999_999, memory_stalled_percent=99.9,
         temperature_c=-10.1, throttled_percent=99.9, disk_free_mib=99_999_999, received_kib=99_999_999,
-        sent_kib=99_999_999, energy_joules=999_999.9, energy_source="ina3221",
+        sent_kib=99_999_999, energy_joules=999_999.9, energy_source="ina3221", queue=10_000, queue_limit=10_000,
+        engine="starting", models=999, quarantined=1000,
     )  # fmt: skip
     rows = [row] * (NORMAL.sys_s // NORMAL.sample_s)
     assert len(pack_sys("f" * 32, 10**6, NOW, rows, NORMAL.sys_bytes).rows) == len(rows)

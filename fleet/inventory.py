@@ -1,0 +1,198 @@
+"""Everything that is known of the nodes: in memory, so that questions are quick; the database is behind it.
+
+`fleet.intake` puts in what nodes say, on one thread; any thread reads. What belongs together is one value that is
+replaced, so a reader never sees half of a message.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from contract.presence import Card, NodeState
+from contract.steering import Event, Reported
+from contract.telemetry import InferRow, SysRow, fold
+from fleet.api.nodes import Detail, SeenEvent
+from fleet.api.summary import Summary, Unwell
+from fleet.causes import causes
+from fleet.database import heard
+from fleet.database.readings import rows_of
+from fleet.database.store import Database
+from fleet.evidence import Evidence
+from fleet.fields import Record
+from fleet.gathering import LATELY_MS, Site, gather
+from fleet.matching import fits
+from fleet.nodes import WELL, Machine, Node, blank, read_reported, traits_of
+from fleet.query import Query
+from fleet.series import Series
+from fleet.wishes import Wishes
+
+NUM_WORST = 20
+NUM_EVENTS = 20
+
+
+class Inventory:
+    """All nodes. `load` it once."""
+
+    def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
+        self._database = database
+        self._now_ms = now_ms
+        self.wishes = Wishes()
+        self.nodes: dict[str, Node] = {}
+        self.heard_ms: int | None = None
+        self.num_bad_messages = 0
+        self.broker_down_since_ms: int | None = now_ms()  # kept by the intake, as are the two above
+        self.is_stored = True
+        self._change = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def load(self) -> None:
+        """Reads what the database has."""
+        with self._database.read() as connection:
+            self.wishes.load(connection)
+            for name, status, card, reported, reported_ms, seen_ms in heard.all_nodes(connection):
+                node = self.node(name)
+                node.seen_ms, node.reported_ms = seen_ms, reported_ms
+                if status:
+                    node.status = msgspec.json.decode(status, type=NodeState)
+                if card:
+                    node.card = card.encode()
+                    node.traits = traits_of(msgspec.json.decode(card, type=Card))
+                if reported:
+                    node.reported = read_reported(reported.encode())
+            for name, kind, at_ms, series, last in heard.all_series(connection):
+                node = self.node(name)
+                node.seen_ms = max(node.seen_ms or 0, at_ms)
+                node.series[kind] = msgspec.json.decode(series, type=Series)
+                if last:
+                    node.machine = Machine(at_ms, msgspec.json.decode(last, type=SysRow))
+
+    # For `fleet.intake`.
+
+    def node(self, name: str) -> Node:
+        """A node; a blank one when it is new."""
+        node = self.nodes.get(name)
+        if node is None:
+            node = self.nodes[name] = blank(name)
+        return node
+
+    def announce(self) -> None:
+        """Something has changed. On any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+
+    # For everybody.
+
+    def knows(self, node: str) -> bool:
+        """Whether there is such a node: it was heard, or has enrolled."""
+        if node in self.nodes:
+            return True
+        with self._database.read() as connection:
+            return heard.identity_of(connection, node) is not None
+
+    def is_online(self, node: str) -> bool:
+        """Whether a message would reach it now, as far as the broker knows."""
+        found = self.nodes.get(node)
+        return found is not None and found.state in ("online", "degraded", "draining")
+
+    def record(self, node: str) -> Record | None:
+        """What can be asked about a node; None when it was never heard."""
+        found = self.nodes.get(node)
+        return found.record() if found else None
+
+    def records(self) -> list[Record]:
+        """What can be asked about every node that was ever heard."""
+        return [node.record() for node in list(self.nodes.values())]
+
+    def find(self, query: Query) -> list[Record]:
+        """The nodes that fit, by name."""
+        now_ms = self._now_ms()
+        found = [record for record in self.records() if fits(query, record, now_ms)]
+        return sorted(found, key=lambda record: record.node)
+
+    def labels(self) -> set[str]:
+        """Names of labels that some node has, for `query.parse`."""
+        return {name for node in list(self.nodes.values()) for name in node.traits.labels}
+
+    def reported(self, node: str) -> Reported | None:
+        """What a node has reported last."""
+        found = self.nodes.get(node)
+        return found.reported if found else None
+
+    def reported_rev(self, node: str) -> int | None:
+        """The revision that a node has reported last."""
+        reported = self.reported(node)
+        return reported.rev if reported else None
+
+    def detail(self, node: str) -> Detail | None:
+        """All that is known of a node; None when there is no such node."""
+        if not self.knows(node):
+            return None
+        found, held = self.nodes.get(node, blank(node)), self.wishes.held(node)
+        with self._database.read() as connection:
+            events = heard.events_of(connection, node, 0, NUM_EVENTS)
+            infer = rows_of(connection, node, "infer", self._now_ms() - LATELY_MS, self._now_ms() + 1, None)
+        rows = [msgspec.json.decode(row.row, type=InferRow) for row in infer]
+        return Detail(
+            record=found.record(),
+            card=msgspec.json.decode(found.card, type=Card) if found.card else None,
+            reported=found.reported,
+            reported_ms=found.reported_ms if found.reported else None,
+            desired=held.document if held else None,
+            gaps={kind: series.num_gaps for kind, series in found.series.items()},
+            events=[SeenEvent(e.at_ms, e.kind, msgspec.json.decode(e.event, type=Event)) for e in events],
+            sys=found.machine.row if found.machine else None,
+            sys_ms=found.machine.at_ms if found.machine else None,
+            infer=fold(rows) if rows else None,
+        )
+
+    def evidence(self, node: str) -> Evidence:
+        """What `fleet.causes` goes by. Of a node that nobody knows there is none but its name."""
+        return self._evidence(self.nodes.get(node, blank(node)), self._sites())
+
+    def summary(self) -> Summary:
+        """The fleet at a glance."""
+        nodes, now_ms = list(self.nodes.values()), self._now_ms()
+        with self._database.read() as connection:
+            never_came = sorted(heard.enrolled_nodes(connection) - self.nodes.keys())
+        ranks = sorted((rank, node.name) for node in nodes if (rank := node.rank(now_ms)) < WELL)
+        sites = self._sites()
+        return Summary(
+            at_ms=now_ms, heard_ms=self.heard_ms, num_nodes=len(nodes),
+            states=dict(Counter(node.state for node in nodes)),
+            num_never_came=len(never_came), never_came=never_came[:NUM_WORST],
+            num_unwell=len(ranks), worst=[self._unwell(name, sites) for _, name in ranks[:NUM_WORST]],
+            num_gaps=sum(node.num_gaps for node in nodes), num_bad_messages=self.num_bad_messages,
+            broker_down_s=self._broker_down_s(), is_stored=self.is_stored,
+        )  # fmt: skip
+
+    async def changed(self) -> None:
+        """Waits for the next change."""
+        self._loop = asyncio.get_running_loop()
+        await self._change.wait()
+
+    def _evidence(self, node: Node, sites: dict[str, Site]) -> Evidence:
+        site = sites.get(node.traits.site or "") or Site()
+        with self._database.read() as connection:
+            return gather(connection, node, site, self.wishes.rev(node.name), self._broker_down_s(), self._now_ms())
+
+    def _unwell(self, name: str, sites: dict[str, Site]) -> Unwell:
+        node = self.nodes[name]
+        root = next(iter(causes(self._evidence(node, sites))), None)
+        return Unwell(name, node.state, node.seen_ms, root.name if root else None, root.summary if root else "")
+
+    def _sites(self) -> dict[str, Site]:
+        """How many nodes each site has, and how many of them are lost."""
+        nodes = list(self.nodes.values())
+        lost = Counter(node.traits.site for node in nodes if node.state == "lost")
+        everybody = Counter(node.traits.site for node in nodes)
+        return {site: Site(count, lost[site]) for site, count in everybody.items() if site}
+
+    def _broker_down_s(self) -> float | None:
+        since_ms = self.broker_down_since_ms
+        return None if since_ms is None else (self._now_ms() - since_ms) / 1000

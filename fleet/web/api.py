@@ -1,0 +1,50 @@
+"""The whole HTTP API for operators and applications."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fleet.database.store import Database
+from fleet.enrolment import Enrolment
+from fleet.folder import Folder
+from fleet.gateway import Gateway
+from fleet.inventory import Inventory
+from fleet.operators import Operators
+from fleet.quota import QuotaBook
+from fleet.readings import Readings
+from fleet.steering import Steering
+from fleet.targets import Targets
+from fleet.web import audit, identities, nodes, operators, readings, steering
+from fleet.web.chat import Chat
+from fleet.web.endpoint import Endpoint
+from fleet.web.events import Events
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a controller that can be reached over HTTP."""
+
+    folder: Folder
+    database: Database
+    enrolment: Enrolment
+    operators: Operators
+    gateway: Gateway
+    inventory: Inventory
+    steering: Steering
+    readings: Readings
+    now_ms: Callable[[], int]
+
+
+def all_endpoints(parts: Parts) -> list[Endpoint]:
+    """Everything that is in the OpenAPI document."""
+    root = parts.folder.authority("root")
+    quotas = QuotaBook(parts.database, parts.now_ms)
+    return [
+        *operators.endpoints(parts.operators),
+        *identities.endpoints(parts.enrolment, parts.operators, parts.folder.url, root.digest),
+        *audit.endpoints(parts.database),
+        *nodes.endpoints(parts.inventory, parts.now_ms),
+        *Events(parts.inventory).endpoints(),
+        *steering.endpoints(parts.steering, parts.inventory),
+        *readings.endpoints(parts.readings, parts.inventory, parts.now_ms),
+        *Chat(parts.gateway, quotas, Targets(parts.inventory), parts.now_ms).endpoints(),
+    ]
