@@ -6,6 +6,11 @@ import msgspec
 
 from agent.fitness import unfit_bases
 
+BLIND = """\
+A blind test: {test.num} examples whose words and templates were written by somebody who had seen no list of training.
+Nobody read the answers, and choices during training were made by other examples (`dev`). The test's examples were asked
+of {adapters} of this task, this one included."""
+NOT_TESTED = "Not tested yet."
 SHARED = ", with the frozen A matrices that the family shares, so that only B was trained"
 PAGE = """\
 # {card.name}
@@ -21,20 +26,22 @@ Response format: `{card.schema}`. First turn, word for word:
 
 ## Scores
 
-{data.num_held_out} held-out examples, greedy, in the engine of this project. *Fitted*: the schema was given as response
-format. *Right*: what counts is right (`label` in `{data.source}`). *Exact*: all of it is.
+{test}
 
-| base | answered by | fitted | right | exact | valid |
-|---|---|---|---|---|---|
+*Fitted*: the schema was given as response format. *Right*: what counts is right (`label` in `{data.source}`). *Exact*:
+all of it is. All answers are greedy, in the engine of this project.
+
+| base | answered by | fitted | asked | right | exact | valid |
+|---|---|---|---|---|---|---|
 {scores}
 
 Unfit (more than 2 points below its best, and refused by nodes): {unfit}.
 
 ## Training
 
-{data.num_train} examples from `{data.grammar}`, seed "{data.seed}"; the held-out ones have words and templates
-that are not among them. {training.steps} steps of {training.batch}, learning rate {rate:g}, seed {training.seed},
-on {variants} in turn. The answers' loss fell from {training.first_loss:.2f} to {training.last_loss:.3f}.
+{data.num_train} examples from `{data.grammar}`, seed "{data.seed}". {training.steps} steps of {training.batch},
+learning rate {rate:g}, seed {training.seed}, on {variants} in turn.
+The answers' loss fell from {training.first_loss:.2f} to {training.last_loss:.3f}.
 {minutes:.0f} minutes of processor time, that of {training.threads} threads added up; {versions}.
 Largest difference of a logit between transformers and llama.cpp, both in 32 bits: {card.logit_difference:.2g}.
 
@@ -42,8 +49,7 @@ Largest difference of a logit between transformers and llama.cpp, both in 32 bit
 
 - adapter `{card.adapter_sha256}`
 - base `{card.base_sha256}`
-- training examples `{data.train_sha256}`
-- held-out examples `{data.held_out_sha256}`{digests}
+- training examples `{data.train_sha256}`{digests}
 
 ## Limits
 
@@ -60,8 +66,14 @@ class Data(msgspec.Struct, frozen=True):
     seed: str
     num_train: int
     train_sha256: str
-    num_held_out: int
-    held_out_sha256: str
+
+
+class BlindTest(msgspec.Struct, frozen=True):
+    """The held-out examples. `nth`: how many adapters of the task were scored on them, this one included."""
+
+    num: int
+    sha256: str
+    nth: int
 
 
 class Training(msgspec.Struct, frozen=True):
@@ -111,6 +123,7 @@ class Card(msgspec.Struct, frozen=True):
     data: Data
     training: Training
     logit_difference: float
+    test: BlindTest | None = None
     scores: list[Score] = []
     unfit_variants: list[str] = []
 
@@ -140,26 +153,33 @@ def write_card(folder: Path, card: Card) -> None:
 
 def page_of(card: Card) -> str:
     """The card as Markdown."""
-    training = card.training
+    training, test = card.training, card.test
+    tested = {} if test is None else {"held-out examples": test.sha256}
     return PAGE.format(
         card=card,
         data=card.data,
         training=training,
         shared=SHARED if training.is_a_shared else "",
+        test=BLIND.format(test=test, adapters=_counted(test.nth)) if test else NOT_TESTED,
         scores="\n".join(_row(score) for score in card.scores),
         unfit=", ".join(card.unfit_variants) or "none",
         variants=" and ".join(training.variants),
         rate=training.learning_rate,
         minutes=training.cpu_s / 60,
         versions=", ".join(f"{package} {version}" for package, version in training.versions.items()),
-        digests="".join(f"\n- {name} `{digest}`" for name, digest in _variants(card.scores).items()),
+        digests="".join(f"\n- {name} `{digest}`" for name, digest in (tested | _variants(card.scores)).items()),
     )
+
+
+def _counted(adapters: int) -> str:
+    return "one adapter" if adapters == 1 else f"{adapters} adapters"
 
 
 def _row(score: Score) -> str:
     who = "adapter" if score.has_adapter else "base alone"
     fitted = "yes" if score.is_fitted else "no"
-    return f"| {score.variant} | {who} | {fitted} | {score.right:.1%} | {score.exact:.1%} | {score.valid:.1%} |"
+    shares = " | ".join(f"{share:.1%}" for share in (score.right, score.exact, score.valid))
+    return f"| {score.variant} | {who} | {fitted} | {score.num} | {shares} |"
 
 
 def _variants(scores: list[Score]) -> dict[str, str]:

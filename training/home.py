@@ -45,14 +45,19 @@ SCENES: dict[str, tuple[tuple[str, str | int], ...]] = {
     "read": (("light", 90), ("music", "off")),
 }
 WHOLE_HOUSE = ("sleep", "leave")
-# How often training hears of a room that nobody has, so that copying is learnt rather than the list.
-INVENTED_SHARE = 0.3
+# How often training hears of a room that is put together ("cedar hall"), and of one that nobody has, so that copying is
+# learnt rather than the list.
+COMPOUND_SHARE = 0.3
+INVENTED_SHARE = 0.15
+# How often a wish is written as a sentence, with a capital and a full stop.
+SENTENCE_SHARE = 0.1
 
 
 class Lists(msgspec.Struct, frozen=True):
     """What is in `home_words.toml`."""
 
     rooms: Words
+    qualifiers: Words
     nouns: dict[str, Words]
     percents: Words
     degrees: Words
@@ -68,10 +73,14 @@ class Lists(msgspec.Struct, frozen=True):
 
 
 LISTS: Lists = read_lists("home_words.toml", Lists)
-# What orders begin with; "could you" goes before these only.
+# What orders begin with: "could you" goes before these only.
+_NO_VERBS = {"I", "we", "no", "is", "it", "enough", "only", "just", "nobody", "full", "half", "do"}
 _VERBS = {
-    template.partition(" ")[0] for words in LISTS.states.values() for template in (*words.train, *words.held_out)
-} - {"{x}", "I", "we"}
+    word
+    for words in LISTS.states.values()
+    for template in words.train
+    if (word := template.partition(" ")[0]).isalpha() and word not in _NO_VERBS
+}
 
 
 def make(pick: Picker) -> tuple[str, Any]:
@@ -82,7 +91,7 @@ def make(pick: Picker) -> tuple[str, Any]:
         (kind,) = pick.rng.choices(list(kinds), list(kinds.values()))
         text, actions = kind(pick)
         if len({(action["room"], action["device"]) for action in actions}) == len(actions):
-            return text, {"actions": actions}
+            return _written(pick, text, actions), {"actions": actions}
         del pick.new[picked:]  # it says two things of one device
 
 
@@ -194,6 +203,13 @@ def _framed(pick: Picker, text: str) -> str:
     )
 
 
+def _written(pick: Picker, text: str, actions: list[Action]) -> str:
+    """The wish as it is said, or now and then as a sentence; a room keeps its first letter."""
+    if pick.rng.random() >= SENTENCE_SHARE or any(text.startswith(action["room"]) for action in actions):
+        return text
+    return text[0].upper() + text[1:] + ("" if text[-1] in "?!." else ".")
+
+
 def _filled(pick: Picker, templates: Words, **parts: str) -> str:
     """One of the templates with its parts."""
     return pick.draw(templates).format(**parts)
@@ -205,10 +221,18 @@ def _place(pick: Picker) -> str:
 
 
 def _room(pick: Picker) -> str:
-    if pick.split == "train" and pick.rng.random() < INVENTED_SHARE:
+    kind = pick.rng.random() if pick.split == "train" else 1.0
+    if kind < COMPOUND_SHARE:
+        return f"{pick.draw(LISTS.qualifiers)} {_head(pick)}"
+    if kind < COMPOUND_SHARE + INVENTED_SHARE:
         word = pick.invented()
-        return pick.rng.choice((word, f"{word} room", f"{word} {pick.rng.choice(LISTS.rooms.train)}"))
+        return pick.rng.choice((word, f"{word} {_head(pick)}"))
     return pick.draw(LISTS.rooms)
+
+
+def _head(pick: Picker) -> str:
+    """What the last word of a room's name may be."""
+    return "room" if pick.rng.random() < 0.3 else pick.draw(LISTS.rooms).rpartition(" ")[2]
 
 
 def _action(room: str, device: str, value: str | int) -> Action:
@@ -257,5 +281,5 @@ TASK = Task(
     schema=SCHEMA,
     make=make,
     label=lambda answer: answer,
-    num_train=2800,
+    num_train=2400,
 )

@@ -37,12 +37,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     make: Callable[[Picker], tuple[str, Any]]
     label: Callable[[Any], Any]
     num_train: int
+    num_dev: int = 120
     num_held_out: int = 200
     max_answer_tokens: int = 128
 
     def examples(self, split: Split) -> list[Example]:
         """All examples of a split, no text twice. The same on every machine."""
-        count = self.num_train if split == "train" else self.num_held_out
+        count = {"train": self.num_train, "dev": self.num_dev, "held_out": self.num_held_out}[split]
         return list(islice(self._stream(split), count))
 
     def _stream(self, split: Split) -> Iterator[Example]:
@@ -51,7 +52,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         while True:
             picker = Picker(rng, split)
             text, value = self.make(picker)
-            if text in seen or (split == "held_out" and not picker.new):
+            if text in seen or (split != "train" and not picker.new):
                 continue
             seen.add(text)
             yield Example(text, json.dumps(value, separators=(",", ":")), tuple(picker.new))

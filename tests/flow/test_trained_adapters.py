@@ -1,4 +1,7 @@
-"""The adapters that ship, on the real model: what the base alone cannot do, they do."""
+"""The adapters that ship, on the real model: what the base alone cannot do, they do.
+
+The examples are the blind test's, so what fails here says how many were right and shows none.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ from training.task import Example
 from training.tasks import SHIPPED, TASKS
 
 # Far below the scores in the cards, so that the first held-out examples may be the hardest.
-LEAST_RIGHT = 0.75
+LEAST_RIGHT = 0.6
 MOST_RIGHT_ALONE = 0.34
 
 
