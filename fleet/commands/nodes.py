@@ -88,7 +88,7 @@ def forget(node: Node, folder: Dir = None) -> None:
     from fleet.api.forms import Nothing
 
     with connect(folder) as controller:
-        controller.send("DELETE", f"/v1/nodes/{node}", Nothing)
+        controller.send("DELETE", path("nodes", node), Nothing)
     write(f"{node} is forgotten.")
 
 

@@ -265,6 +265,7 @@ def test_what_is_no_id_does_not_lead_to_another_route(controller: ControllerProc
         ["operator", "revoke", f"../operators/{victim}"],
         ["show", "../operators"],
         ["why", "../operators?x="],
+        ["forget", "../operators/x"],
         ["client", "key", "app/../app"],
         ["group", "rm", "hall/policy"],
         ["group", "save", "hall#", "online"],
