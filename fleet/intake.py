@@ -140,13 +140,18 @@ class Intake:
 
     def _look(self, link: Link, num_connections: int) -> int:
         """How the connection is. A new one may be to a broker that has lost what was published."""
+        is_new = link.num_connections != num_connections
+        was_down = self._inventory.broker_down_since_ms is not None
         if link.connected:
             self._inventory.broker_down_since_ms = None
-        elif self._inventory.broker_down_since_ms is None:
+        elif not was_down:
             self._inventory.broker_down_since_ms, self._connected_ms = self._now_ms(), None
             self._inventory.announce()
+        # A connection may have come, or gone and come back, before anybody looked.
+        has_gone = (is_new or not was_down) if not link.connected else (is_new and num_connections > 0 and not was_down)
+        if has_gone:
             log.warning("the connection to the broker is lost; trying again", broker=link.broker.address)
-        if link.num_connections != num_connections:
+        if is_new:
             if num_connections:
                 log.info("connected to the broker again", broker=link.broker.address)
             self.begin()

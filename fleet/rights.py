@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contract import topics
 from contract.enrolment import Role
 from contract.topics import Topic
-from fleet.errors import UsageError
+from fleet.errors import ConflictError
 
 # The controller's name at the broker. It is no id, so nobody can be enrolled with it.
 CONTROLLER = "_controller"
@@ -48,10 +48,10 @@ def check_free(name: str) -> None:
     """Whether an identity may have this id.
 
     Raises:
-        UsageError: it is the controller's own.
+        ConflictError: it is the controller's own.
     """
     if name == GATEWAY:
-        raise UsageError(f"cannot use id {name!r}: it is the controller's own; choose another")
+        raise ConflictError(f"cannot use id {name!r}: it is the controller's own; choose another")
 
 
 def access_list(role: Role, fleet: str) -> str:

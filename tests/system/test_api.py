@@ -288,7 +288,7 @@ def test_the_controllers_own_client_cannot_be_had(controller: ControllerProcess)
             ("POST", "/v1/clients/gateway/key", None),
         ):
             answer = api.request(method, path, json=body)
-            assert (answer.status_code, error_of(answer)) == (422, "invalid"), path
+            assert (answer.status_code, error_of(answer)) == (409, "conflict"), path
 
 
 def test_nodes_are_found_sorted_and_paged(controller: ControllerProcess) -> None:
