@@ -96,7 +96,8 @@ class Daemon:
             check_time=lambda: self._renewal.check_time,
         )
         self._settings = Settings(config, {"log.level": set_level, "telemetry.level": self._pace})
-        self._scheduler = AsyncIOScheduler()
+        # A machine that slept runs what was due once, late, and says nothing of it.
+        self._scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
         self._tally = Tally()
         self._post = Post(
             self._outbox,

@@ -109,7 +109,8 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
     _end_on_signals(server)
     await upkeep()
-    scheduler = AsyncIOScheduler()
+    # A machine that slept runs what was due once, late, and says nothing of it.
+    scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
     scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
     scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
     scheduler.start()
