@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from fleet.broker_url import DEFAULT_URL, ENV_BROKER
-from fleet.commands import ask, audit, demo, identity, init, login, nodes, operator, serve, status, steering, version
+from fleet.commands import (
+    apply,
+    ask,
+    audit,
+    demo,
+    identity,
+    init,
+    login,
+    nodes,
+    operator,
+    rollout,
+    serve,
+    status,
+    steering,
+    version,
+)
 from fleet.errors import FleetError
 from fleet.options import check_options
 from fleet.terminal import complain
@@ -35,6 +50,9 @@ app.command()(nodes.forget)
 app.command("set", epilog=steering.SET_EPILOG)(steering.set_wish)
 app.command("cmd", epilog=steering.CMD_EPILOG)(steering.command)
 app.add_typer(steering.group_app, name="group")
+app.add_typer(rollout.rollout_app, name="rollout")
+app.command(epilog=apply.PLAN_EPILOG)(apply.plan)
+app.command()(apply.apply)
 app.command()(login.login)
 app.command()(version.version)
 

@@ -1,7 +1,7 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
-start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake
-stop:  HTTPS → schedules → gateway → intake → offline → link → broker → database
+start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake ∥ rollouts
+stop:  HTTPS → schedules → gateway → intake ∥ rollouts → offline → link → broker → database
 """
 
 import asyncio
@@ -33,6 +33,7 @@ from fleet.operators import Operators
 from fleet.presence import Attendance
 from fleet.readings import Readings
 from fleet.retention import Retention
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 from fleet.web.api import Parts, all_endpoints
 from fleet.web.app import make_app
@@ -73,6 +74,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     inventory = Inventory(database, now_ms)
     inventory.load()
     steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
+    rollouts = Rollouts(database, inventory, steering, attendance.post, now_ms)
     intake = Intake(database, inventory, steering, now_ms)
     ended = threading.Event()
     retention = Retention(database, now_ms, ended.is_set)
@@ -101,6 +103,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         gateway,
         inventory,
         steering,
+        rollouts,
         Forgetting(database, inventory, steering, attendance.post, now_ms),
         Readings(database, now_ms),
         now_ms,
@@ -114,8 +117,14 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
     scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
     scheduler.start()
-    listening = asyncio.create_task(_run_beside(server, "link", listen()))
-    watching = asyncio.create_task(_run_beside(server, "broker", broker.watch()))
+    listening, rolling, watching = (
+        asyncio.create_task(_run_beside(server, part, work))
+        for part, work in (
+            ("link", listen()),
+            ("rollouts", asyncio.to_thread(rollouts.run, ended)),
+            ("broker", broker.watch()),
+        )
+    )
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
     try:
         await server.serve()
@@ -130,7 +139,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         watching.cancel()
         if not attendance.has_begun:
             listening.cancel()
-        outcomes = await asyncio.gather(listening, watching, return_exceptions=True)
+        outcomes = await asyncio.gather(listening, rolling, watching, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
     _raise_failure(outcomes)

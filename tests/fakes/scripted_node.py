@@ -11,7 +11,7 @@ import msgspec
 
 from contract import topics
 from contract.presence import Card, Hardware, ModelInfo, NodeState, Speed
-from contract.steering import Event, Reported
+from contract.steering import Desired, Event, Reported
 from contract.topics import Topic
 from fleet.broker_url import BrokerUrl
 from fleet.controller import now_ms
@@ -20,6 +20,7 @@ from tests.fakes.controller import HOST, ControllerProcess
 from tests.fakes.waiting import until
 
 Script = Callable[["ScriptedNode", dict[str, Any], str], None]
+Follow = Callable[["ScriptedNode", Desired], None]
 
 
 def answer_hello(node: "ScriptedNode", request: dict[str, Any], client: str) -> None:
@@ -34,14 +35,14 @@ def answer_hello(node: "ScriptedNode", request: dict[str, Any], client: str) -> 
 class ScriptedNode:
     """A node, for a `with` block, in which the controller knows it.
 
-    `script` answers requests; commands are answered with 200 and their arguments.
+    `script` answers requests, `follow` does what is wished; commands are answered with 200 and their arguments.
     """
 
     def __init__(
         self, controller: ControllerProcess, name: str, script: Script = answer_hello, *, pools: tuple[str, ...] = (),
-        **card: Any,
+        follow: Follow | None = None, **card: Any,
     ) -> None:  # fmt: skip
-        self.controller, self.name, self.script = controller, name, script
+        self.controller, self.name, self.script, self.follow = controller, name, script, follow
         self.fleet = controller.folder.fleet
         self.requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self.cancels: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -68,7 +69,7 @@ class ScriptedNode:
             return Presence(status, here, lost)
 
         self.link = open_link(BrokerUrl(HOST, folder.port("node"), tls=True), tls, new_presence=presence)
-        kinds = (topics.NodeRequest, topics.NodeCancel, topics.NodeCommand)
+        kinds = (topics.NodeRequest, topics.NodeCancel, topics.NodeCommand, topics.NodeDesired)
         filters = {kind.filter(self.fleet, node=self.name): 1 for kind in kinds}
         for pool in self.card.pools:
             filters |= {topics.PoolRequest.shared_filter(self.fleet, pool): 1}
@@ -136,6 +137,8 @@ class ScriptedNode:
                 self.script(self, said, topic.client)
             case topics.NodeCancel() | topics.PoolCancel():
                 self.cancels.put(said)
+            case topics.NodeDesired() if self.follow:
+                self.follow(self, msgspec.json.decode(said["payload"], type=Desired))
             case topics.NodeCommand():
                 data = {"id": said["id"], "status": 200, "result": said["args"]}
                 self.say(topics.NodeEvent(self.name, "cmd"), Event(said["id"], now_ms(), said["op"], data))

@@ -18,7 +18,10 @@ ENDLESS = "/v1/events"  # an answer without an end
 # `exp` has passed. 413 is not among its refusals: of too many messages, the body may be too long first.
 CONFIG = """
 [[operations]]
-include-path = ["/v1/nodes", "/v1/latency", "/v1/wishes", "/v1/groups/{group}"]
+include-path = [
+    "/v1/nodes", "/v1/latency", "/v1/wishes", "/v1/groups/{group}", "/v1/rollouts", "/v1/rollouts/plan", "/v1/plan",
+    "/v1/apply",
+]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 422, 429]
 
 [[operations]]
