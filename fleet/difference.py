@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from contract.release import Kind
 from contract.steering import Desired
 from fleet.api.apply import Change, FleetFile, GroupFile
 from fleet.api.rollouts import Terms
@@ -13,7 +14,7 @@ from fleet.api.steering import Group, WishChange
 from fleet.errors import UsageError
 from fleet.observing import name_of
 from fleet.query import parse, text_of
-from fleet.rollout.plan import Kind, Plan
+from fleet.rollout.plan import Plan
 from fleet.rollout.state import Phase
 
 

@@ -36,12 +36,6 @@ def observe(
     return found
 
 
-def with_release(plan: Plan, adapters: list[str], release: str | None) -> list[str]:
-    """A node's adapters with this release in the place of the one of its name; None: without any."""
-    place = next((n for n, one in enumerate(adapters) if name_of(one) == name_of(plan.release)), len(adapters))
-    return [*adapters[:place], *([release] if release else []), *adapters[place + 1 :]]
-
-
 def name_of(release: str) -> str:
     """The name in `name@version`."""
     return release.partition("@")[0]

@@ -10,7 +10,7 @@ What always holds:
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -19,23 +19,27 @@ from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
 
 from contract import steering as contract
+from contract.release import Kind
 from contract.topics import RolloutSummary, Topic
 from fleet.api.steering import WishChange, Wished
+from fleet.approval import Approves
 from fleet.database.identities import write_audits
 from fleet.database.rollouts import Rollout, find_rollout, list_rollouts, next_number, under_way, write_rollout
 from fleet.database.store import Database
-from fleet.errors import ConflictError, FleetError, NotFoundError
+from fleet.errors import ConflictError, NotFoundError
 from fleet.inventory import Inventory
 from fleet.logs import describe
 from fleet.measuring import Measuring
-from fleet.observing import observe, with_release
+from fleet.observing import observe
 from fleet.query import parse
+from fleet.rolling import make
+from fleet.rollout import orders
 from fleet.rollout.counts import counts
 from fleet.rollout.forecast import forecast
 from fleet.rollout.judgement import Seen
 from fleet.rollout.plan import Plan, check_plan
-from fleet.rollout.state import State
-from fleet.rollout.step import Wish, step, unseen
+from fleet.rollout.state import Phase, State
+from fleet.rollout.step import step, unseen
 from fleet.rollout.view import view
 from fleet.steering import CONTROLLER, Steering
 
@@ -59,12 +63,14 @@ class Rollouts:
         steering: Steering,
         post: Callable[[Topic, bytes], bool],
         now_ms: Callable[[], int],
+        approves: Approves,
     ) -> None:
         self._database = database
         self._inventory = inventory
         self._steering = steering
         self._post = post
         self._now_ms = now_ms
+        self._approves = approves
         self._lock = threading.Lock()
         self._measuring = Measuring(database)
         self._is_blind = True  # nobody watched until now
@@ -86,14 +92,31 @@ class Rollouts:
         seen = observe(self._inventory, plan, self._claims(_number(plan.id)), {})
         return plan, seen, forecast(plan, seen, self._now_ms())
 
+    def kind_of(self, release: str) -> Kind:
+        """Whether it is a model or an adapter.
+
+        Raises:
+            ConflictError: it is not approved, and no node has it.
+        """
+        records = self._inventory.records()
+        if self._approves(release, "model") or any(release in record.models for record in records):
+            return "model"
+        if self._approves(release, "adapter") or any(release in record.adapters for record in records):
+            return "adapter"
+        raise ConflictError(
+            f"cannot roll out {release}: it is not approved, and no node has it; `fleet release ls` lists what is"
+        )
+
     def start(self, plan: Plan, actor: str) -> Rollout:
         """Begins a rollout; its id is made here.
 
         Raises:
             UsageError: it cannot be followed.
-            ConflictError: this release is being rolled out to the same nodes already.
+            ConflictError: this release is being rolled out to the same nodes already, or is not approved.
         """
         check_plan(plan)
+        if (kind := self.kind_of(plan.release)) != plan.kind:
+            raise ConflictError(f"cannot roll out {plan.release} as {plan.kind}: it is {kind}; name it as that")
         with self._lock:
             for other in self._under_way.values():
                 if (other.plan.release, other.plan.targets) == (plan.release, plan.targets):
@@ -219,14 +242,16 @@ class Rollouts:
             measured = self._measuring.before(plan, seen, fresh, now_ms)
             seen |= {name: replace(seen[name], metrics=metrics) for name, metrics in measured.items()}
             state, wishes = step(plan, before, seen, now_ms)
+        new = replace(old, state=state, ended_ms=now_ms if state.is_over else None)
         if state != old.state:
-            num_waiting = len(view(plan, state, seen, now_ms).waiting)
-            new = replace(
-                old, state=state, counts=counts(state, num_waiting), ended_ms=now_ms if state.is_over else None
-            )
+            new = replace(new, counts=counts(state, len(view(plan, state, seen, now_ms).waiting)))
             action = "" if state.phase is old.state.phase else f"rollout {state.phase.value}"
             self._store(old, new, CONTROLLER, action, _why(state))
-        self._make(plan, wishes)
+        refused = make(self._steering, self._inventory.wishes, plan, wishes)
+        if refused is not None and state.phase in (Phase.RUNNING, Phase.PAUSED):  # it was yanked, say
+            aborted = replace(new, state=orders.abort(state, refused, reverts=plan.on_abort == "revert"))
+            self._store(new, aborted, CONTROLLER, "rollout abort", refused)
+            self._step(aborted)
 
     def _claims(self, number: int) -> dict[str, str]:
         """Which nodes are not for this rollout now: those of others, and those that an older one will come to.
@@ -261,25 +286,6 @@ class Rollouts:
             self._under_way[new.number] = new
         self._publish(new)
         self._tell()
-
-    def _make(self, plan: Plan, wishes: Iterable[Wish]) -> None:
-        """Makes the wishes, those that are alike in one transaction."""
-        alike: dict[tuple[str, ...] | str | None, list[str]] = {}
-        for wish in wishes:
-            alike.setdefault(self._content(plan, wish), []).append(wish.node)
-        for content, nodes in alike.items():
-            is_model = plan.kind == "model"
-            change = WishChange(model=content) if is_model else WishChange(adapters=list(content or ()))  # type: ignore[arg-type]  # as `_content` made it
-            try:
-                self._steering.wish(nodes, change, f"rollout {plan.id}")
-            except FleetError as error:  # the others must not wait for these; the next step tries again
-                log.error("cannot wish for a release", rollout=plan.id, nodes=len(nodes), **describe(error))
-
-    def _content(self, plan: Plan, wish: Wish) -> tuple[str, ...] | str | None:
-        if plan.kind == "model":
-            return wish.release
-        held = self._inventory.wishes.held(wish.node)
-        return tuple(with_release(plan, held.document.adapters if held else [], wish.release))
 
     def _publish(self, rollout: Rollout) -> None:
         plan, state = rollout.plan, rollout.state

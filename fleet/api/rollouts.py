@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from contract.ids import END
+from contract.release import Kind
 from contract.requests import REFERENCE_PATTERN
 from fleet.api.forms import Body, Parameters
 from fleet.api.nodes import QueryText
 from fleet.rollout.amount import Amount, parse_amount
-from fleet.rollout.plan import MAX_WAVES, Growth, Kind, Plan, Thresholds
+from fleet.rollout.plan import MAX_WAVES, Growth, Plan, Thresholds
 from fleet.rollout.state import Pause, Wait
 from fleet.rollout.window import parse_window
 
@@ -109,7 +110,6 @@ class NewRollout(Terms, frozen=True, kw_only=True):
     """Who shall get which release, and on which terms."""
 
     release: Release
-    kind: Kind = "model"
     query: QueryText = EVERYBODY
 
 

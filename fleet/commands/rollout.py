@@ -31,7 +31,6 @@ Id = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Its id, as in r7.")]
 Release = Annotated[str, typer.Argument(help="name@version.")]
 Query = Annotated[str | None, typer.Argument(help="Which nodes, now and as they come.  [default: all]")]
 Group = Annotated[str | None, typer.Option(help="The nodes that fit a group's query, in place of QUERY.")]
-Adapter = Annotated[bool, typer.Option("--adapter", help="It is an adapter, not a model.")]
 Waves = Annotated[str, typer.Option(help="How many have been given it at the end of each, as in 1,10%,100%.")]
 Grow = Annotated[str | None, typer.Option(metavar="FIRST,FACTOR", help="Waves that grow, as in 1,2; not --waves.")]
 Spread = Annotated[str | None, typer.Option(help="A field over whose values each wave is spread, as in machine.")]
@@ -50,7 +49,7 @@ Patience = Annotated[str, typer.Option(help="How long nodes that are away are wa
 
 
 def order(
-    ctx: typer.Context, release: Release, query: Query = None, group: Group = None, adapter: Adapter = False,
+    ctx: typer.Context, release: Release, query: Query = None, group: Group = None,
     waves: Waves = "10%,50%,100%", grow: Grow = None, spread: Spread = None, soak: Soak = "1h",
     confirmed: Confirmed = 90.0, success: Success = None, abort: Abort = None, keep: Keep = False,
     approve: Approve = None, window: Window = None, max_unavailable: Unavailable = "10%", overdue: Overdue = "24h",
@@ -63,7 +62,6 @@ def order(
     with connect(folder) as controller:
         wanted = NewRollout(
             release=release,
-            kind="adapter" if adapter else "model",
             query=query or (EVERYBODY if group is None else _query_of(controller, group)),
             waves=tuple(waves.split(",")),
             growth=None if grow is None else _growth(grow),

@@ -4,13 +4,12 @@ from typing import Literal
 
 from msgspec import Struct
 
+from contract.release import Kind
 from fleet.errors import UsageError
 from fleet.fields import FIELDS, kind_of
 from fleet.query import parse
 from fleet.rollout.amount import Amount
 from fleet.rollout.window import Window, check_window
-
-Kind = Literal["model", "adapter"]
 
 HOUR_MS = 3_600_000
 MAX_WAVES = 100

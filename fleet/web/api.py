@@ -13,10 +13,11 @@ from fleet.inventory import Inventory
 from fleet.operators import Operators
 from fleet.quota import QuotaBook
 from fleet.readings import Readings
+from fleet.releases.opening import Publishing
 from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 from fleet.targets import Targets
-from fleet.web import apply, audit, identities, nodes, operators, readings, rollouts, steering
+from fleet.web import apply, audit, bundles, identities, nodes, operators, readings, releases, rollouts, steering, trust
 from fleet.web.chat import Chat
 from fleet.web.endpoint import Endpoint
 from fleet.web.events import Events
@@ -36,6 +37,7 @@ class Parts:
     rollouts: Rollouts
     forgetting: Forgetting
     readings: Readings
+    publishing: Publishing
     now_ms: Callable[[], int]
 
 
@@ -53,5 +55,8 @@ def all_endpoints(parts: Parts) -> list[Endpoint]:
         *rollouts.endpoints(parts.rollouts, parts.inventory),
         *apply.endpoints(Applying(parts.inventory, parts.steering, parts.rollouts)),
         *readings.endpoints(parts.readings, parts.inventory, parts.now_ms),
+        *releases.endpoints(parts.publishing, parts.steering),
+        *bundles.endpoints(parts.publishing),
+        *trust.endpoints(parts.publishing.trust),
         *Chat(parts.gateway, quotas, Targets(parts.inventory), parts.now_ms).endpoints(),
     ]

@@ -27,7 +27,8 @@ def endpoints(rollouts: Rollouts, inventory: Inventory) -> list[Endpoint]:
     """What viewers see of rollouts, and what operators do with them."""
 
     def plan_of(wanted: NewRollout) -> Plan:
-        return wanted.plan(wanted.release, wanted.kind, text_of(parse(wanted.query, inventory.labels())))
+        targets = text_of(parse(wanted.query, inventory.labels()))
+        return wanted.plan(wanted.release, rollouts.kind_of(wanted.release), targets)
 
     def plan(call: Call) -> Forecast:
         plan, seen, waves = rollouts.forecast(plan_of(call.body))

@@ -8,11 +8,18 @@ from tests.fakes.headquarters import Headquarters
 GATE = {"reasons": ["answer 1 is empty"]}
 
 
+RELEASES = {
+    *((f"m@{version}", "model") for version in "123"),
+    *((f"{name}@{version}", "adapter") for name in ("tone", "home") for version in "12"),
+}
+
+
 class Crew:
     """Nodes that are well. Of the release `bad` those in `rejecting` say that their gate turned it away."""
 
     def __init__(self, headquarters: Headquarters, names: Iterable[str], bad: str = "") -> None:
         self.headquarters = headquarters
+        headquarters.approved |= RELEASES
         self.names = list(names)
         self.bad = bad
         self.rejecting: set[str] = set(self.names)

@@ -32,6 +32,11 @@ def answer_hello(node: "ScriptedNode", request: dict[str, Any], client: str) -> 
     node.final(request, client, text="Hello there")
 
 
+def model(version: str) -> ModelInfo:
+    """A model that a node says it has."""
+    return ModelInfo("m", version, "0" * 64, 1, "llama", 512, 1)
+
+
 class ScriptedNode:
     """A node, for a `with` block, in which the controller knows it.
 
@@ -49,7 +54,7 @@ class ScriptedNode:
         hardware, speed = Hardware("aarch64", "test", 4, 4096, "linux"), Speed(100.0, 20.0)
         self.card = Card(
             node=name, pools=list(pools), versions={"shoal": "0.1.0"}, hardware=hardware, speed=speed,
-            ts=now_ms(), models=[ModelInfo("m", "1", "0" * 64, 1, "llama", 512, 1)], **card,
+            ts=now_ms(), **{"models": [model("1")], **card},
         )  # fmt: skip
         self._ended = threading.Event()
         self._is_gone = False

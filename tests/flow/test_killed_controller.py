@@ -139,6 +139,7 @@ def roll(headquarters: Headquarters, at: int) -> None:
     """A release that goes to two nodes, then one that the first of them turns away; what is done is not done again."""
     good, bad = f"m@{at}", f"m@{at}-bad"
     crew = Crew(headquarters, CREW, bad)
+    headquarters.approved |= {(release, "model") for release in (good, bad)}
     for release in (good, bad):
         known = {one.plan.release for one in headquarters.rollouts.newest(2)}
         if release not in known:

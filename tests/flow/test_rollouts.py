@@ -146,6 +146,24 @@ def test_the_same_rollout_does_not_begin_twice(headquarters: Headquarters, crew:
     assert [one.plan.id for one in headquarters.rollouts.newest(9)] == ["r1"]
 
 
+def test_a_release_that_is_yanked_stops(headquarters: Headquarters, crew: Crew) -> None:
+    """The next node cannot be wished it; who has it goes back, and the rollout says why."""
+    [canary] = begin(headquarters).state.nodes
+    crew.follow()
+    headquarters.approved.discard(("m@2", "model"))
+    headquarters.rollouts.step()
+    crew.settle()
+    stopped = headquarters.rollouts.get("r1").state
+    assert stopped.phase is Phase.ABORTED
+    assert stopped.reasons[0].startswith("cannot wish the model m@2 of n")
+    assert [len(crew.models(name)) for name in NAMES if name != canary] == [1] * 5
+    assert crew.models(canary) == ["m@1", "m@2", "m@1"]
+    with pytest.raises(ConflictError, match="cannot roll out m@2: it is not approved"):
+        begin(headquarters)
+    with pytest.raises(ConflictError, match="cannot roll out tone@2 as model: it is adapter"):
+        begin(headquarters, replace(PLAN, release="tone@2"))
+
+
 def test_only_rows_of_nodes_that_changed_are_written(headquarters: Headquarters, crew: Crew) -> None:
     """Of six nodes one has reported: one row."""
     begin(headquarters, replace(PLAN, waves=(ALL,), max_unavailable=ALL))
@@ -232,8 +250,9 @@ def test_engines_that_die_stop_it(headquarters: Headquarters, crew: Crew) -> Non
     assert headquarters.rollouts.get("r1").state.phase is Phase.RUNNING
     headquarters.event(canary, "engine_died", {"death": "crash"})
     anew = Rollouts(
-        headquarters.database, headquarters.inventory, headquarters.steering, headquarters._post, headquarters.clock
-    )
+        headquarters.database, headquarters.inventory, headquarters.steering, headquarters._post, headquarters.clock,
+        headquarters.approves,
+    )  # fmt: skip
     anew.step()
     assert anew.get("r1").state.reasons == ("2 crashes; 1 may be",)
 

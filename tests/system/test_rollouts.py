@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
+from contract.presence import AdapterInfo
 from contract.steering import Desired
 from tests.fakes.controller import ControllerProcess
-from tests.fakes.scripted_node import ScriptedNode
+from tests.fakes.scripted_node import ScriptedNode, model
 from tests.fakes.waiting import until
 
 NODES = ("n1", "n2", "n3")
 BAD = "m@bad"
+MODELS = [model(version) for version in ("1", "2", "3", "4", "bad")]  # so that nothing has to be published
+TONE = AdapterInfo("tone", "1", "0" * 64, "0" * 64)
 QUICK = ("--soak", "0s", "--waves", "1,100%", "--max-unavailable", "2")
 
 
@@ -35,7 +38,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControllerP
     running = ControllerProcess(tmp_path_factory.mktemp("rollouts")).ready()
     with ExitStack() as stack:
         for name in NODES:
-            stack.enter_context(ScriptedNode(running, name, follow=follow, site="here"))
+            stack.enter_context(ScriptedNode(running, name, follow=follow, site="here", models=MODELS, adapters=[TONE]))
         yield running
     running.stop()
 
