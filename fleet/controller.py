@@ -1,7 +1,7 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
-start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake
-stop:  HTTPS → schedules → gateway → intake → offline → link → broker → database
+start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake ∥ rollouts
+stop:  HTTPS → schedules → gateway → intake ∥ rollouts → offline → link → broker → database
 """
 
 import asyncio
@@ -34,6 +34,7 @@ from fleet.presence import Attendance
 from fleet.readings import Readings
 from fleet.releases.opening import Publishing, open_publishing
 from fleet.retention import Retention
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 from fleet.web.api import Parts, all_endpoints
 from fleet.web.app import make_app
@@ -76,6 +77,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     publishing = await asyncio.to_thread(open_publishing, folder, database, now_ms)
     keys, approves = folder.signing_keys(), publishing.catalogue.approves
     steering = Steering(database, inventory, keys, attendance.post, now_ms, approves)
+    rollouts = Rollouts(database, inventory, steering, attendance.post, now_ms, approves)
     enrolment = Enrolment(folder, database, now_ms)
     intake = Intake(database, inventory, steering, now_ms)
     ended = threading.Event()
@@ -105,6 +107,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         gateway,
         inventory,
         steering,
+        rollouts,
         Forgetting(database, inventory, steering, attendance.post, now_ms),
         Readings(database, now_ms),
         publishing,
@@ -116,8 +119,14 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     await upkeep()
     await _tend_releases(publishing)
     scheduler = _start_schedules(upkeep, publishing, steering, retention)
-    listening = asyncio.create_task(_run_beside(server, "link", listen()))
-    watching = asyncio.create_task(_run_beside(server, "broker", broker.watch()))
+    listening, rolling, watching = (
+        asyncio.create_task(_run_beside(server, part, work))
+        for part, work in (
+            ("link", listen()),
+            ("rollouts", asyncio.to_thread(rollouts.run, ended)),
+            ("broker", broker.watch()),
+        )
+    )
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
     try:
         await server.serve()
@@ -132,7 +141,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         watching.cancel()
         if not attendance.has_begun:
             listening.cancel()
-        outcomes = await asyncio.gather(listening, watching, return_exceptions=True)
+        outcomes = await asyncio.gather(listening, rolling, watching, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
     _raise_failure(outcomes)

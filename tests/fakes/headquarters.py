@@ -18,6 +18,7 @@ from fleet.forgetting import Forgetting
 from fleet.intake import Intake
 from fleet.inventory import Inventory
 from fleet.link import Incoming
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 
 FLEET = "home"
@@ -51,6 +52,7 @@ class Headquarters:
         self.approved = {("tone@1", "adapter")}
         self.on_command: Callable[[bytes], None] | None = None
         self.steering = Steering(self.database, self.inventory, [KEY], self._post, self.clock, self.approves)
+        self.rollouts = Rollouts(self.database, self.inventory, self.steering, self._post, self.clock, self.approves)
         self.forgetting = Forgetting(self.database, self.inventory, self.steering, self._post, self.clock)
         self.intake = Intake(self.database, self.inventory, self.steering, self.clock)
         self._seqs: dict[tuple[str, str], itertools.count[int]] = {}
