@@ -22,14 +22,16 @@ from agent.asking import Asking
 from agent.card import versions
 from agent.catalog import Catalog
 from agent.config import Config
+from agent.connection import Session
 from agent.control import Control
 from agent.description import describe_adapters, describe_default, describe_models, telemetry_columns
 from agent.enrolled import Enrolled
 from agent.errors import StoreError
 from agent.events import Events
 from agent.identity import identity_folder
+from agent.incoming import Incoming
 from agent.intake import Intake
-from agent.link import Incoming, Link, Session
+from agent.link import Link
 from agent.logs import Tail, set_level
 from agent.operations import Operations
 from agent.orders import Orders
@@ -163,6 +165,8 @@ class Daemon:
             default_ttl_ms=lambda: self._settings.limits.ttl_ms,
             complete=self._activation.complete,
             on_refused=self._tally.refused,
+            admit=self._enrolled.quotas.admit if self._enrolled else lambda _: None,
+            spend=self._enrolled.quotas.spend if self._enrolled else lambda *_: None,
             answering_for=self._answering_for,
             journal=self._journal,
             outbox=self._outbox,
@@ -288,7 +292,9 @@ class Daemon:
             message.ack()
             return
         match topic:
-            case topics.NodeDesired() | topics.GroupPolicy() | topics.NodeCommand() if self._enrolled:
+            case topics.NodeDesired() | topics.GroupPolicy() | topics.ClientQuota() | topics.NodeCommand() if (
+                self._enrolled
+            ):
                 self._enrolled.take(message, topic)
             case _ if message.retained:
                 # Requests are never retained; one that is would be answered again at every connection.
