@@ -14,7 +14,7 @@ from agent.update.reach import origins_of
 from agent.update.reader import Busy, Expired, Reader, SourceError, Unreachable, Untrue
 from agent.update.record import Record
 from agent.update.trust import Trust
-from contract.release import BadRelease, Release, decode_release
+from contract.release import BadRelease, Release, decode_release, target_path
 
 METADATA: Final = "metadata"
 
@@ -55,9 +55,8 @@ def approve(errand: Check, reader: Reader, record: Record) -> Release:
     """
     folder = Path(errand.folder)
     file = manifest_file(folder, errand.reference)
-    name, _, version = errand.reference.partition("@")
     trust = Trust(folder / METADATA, Path(errand.root_file).read_bytes(), reader, record, errand.now_ms)
-    target = trust.target(f"{name}/{version}.json")
+    target = trust.target(target_path(errand.reference))
     if target is None:
         raise UpdateRefused(
             f"cannot use {errand.reference}: it is not among the approved releases; publish and sign it"

@@ -60,7 +60,8 @@ def _do(errand: Check | Fetch) -> Ended:
 
 
 def _end_with_the_daemon() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # not through its buffer, which could not be closed meanwhile
+        pass
     os._exit(1)
 
 

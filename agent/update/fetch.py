@@ -25,7 +25,10 @@ from agent.update.sources import Exhausted, Source, Sources
 from contract.release import object_path
 from contract.segments import BadSegment, WrongBytes
 
+# Several connections fill a fast line with long ways. On a slow one a kill would find that all have begun something, and
+# none has ended it: there is one until a part has come as quickly as this, and whenever one does not.
 NUM_CONNECTIONS: Final = 4
+QUICK_S: Final = 0.5
 # Of objects that are on their way. Another begins when there is room for it, and one may always be.
 ROOM_BYTES: Final = 6 * 1024 * 1024
 # A broken object is fetched again, a few times: then it is not this one byte that flipped.
@@ -45,6 +48,8 @@ class Fetcher:
         self._tries: dict[str, int] = {}
         self._put: list[Step] = []  # in the file, perhaps not on the disk
         self._changed = asyncio.Event()
+        self._num_running = 0
+        self._width = 1  # how many may be
         self._is_over = False
 
     async def run(self) -> None:
@@ -89,9 +94,10 @@ class Fetcher:
     async def _next(self) -> Download | None:
         """A download of which parts are to be asked for; None when there will be none any more."""
         while True:
-            if ready := next((download for download in self._downloads if download.parts), None):
+            ready = next((download for download in self._downloads if download.parts), None)
+            if ready is not None and self._num_running < self._width:
                 return ready
-            if self._steps and self._has_room(self._steps[0]):
+            if ready is None and self._steps and self._has_room(self._steps[0]):
                 self._begin(self._steps.popleft())
                 await asyncio.sleep(0)  # what is copied from held files must not keep the others waiting
             elif self._steps or self._downloads:
@@ -114,10 +120,11 @@ class Fetcher:
     async def _get_part(self, download: Download, connections: dict[Source, Connection]) -> None:
         at, end = download.parts.popleft()
         download.num_running += 1
+        self._num_running += 1
         try:
             source = await self._choose(download)
         except BaseException:
-            download.num_running -= 1
+            self._end(download)
             raise
         asked_s = time.monotonic()
         source.num_running += 1
@@ -139,10 +146,16 @@ class Fetcher:
             if download.alone:
                 download.senders.clear()
         else:
-            self._sources.went_well(source, end - start, time.monotonic() - asked_s)
+            took_s = time.monotonic() - asked_s
+            self._width = NUM_CONNECTIONS if took_s < QUICK_S else 1
+            self._sources.went_well(source, end - start, took_s)
         finally:
             source.num_running -= 1
-            download.num_running -= 1
+            self._end(download)
+
+    def _end(self, download: Download) -> None:
+        download.num_running -= 1
+        self._num_running -= 1
 
     async def _choose(self, download: Download) -> Source:
         while True:

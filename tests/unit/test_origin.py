@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +86,21 @@ def test_a_server_that_does_something_else_is_told_by_how(
 
 
 @pytest.mark.parametrize(
-    ("headers", "after_ms"),
+    ("text", "after_ms"),
     [
-        ({}, 5_000),
-        ({"retry-after": "7"}, 7_000),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT", "date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 30_000),
-        ({"retry-after": "99999999999999"}, 5_000),
-        ({"retry-after": "999999999"}, 24 * 3600 * 1000),
-        ({"retry-after": "yesterday"}, 5_000),
+        ("", 5_000),
+        ("7", 7_000),
+        (formatdate(2**33, usegmt=True), 24 * 3600 * 1000),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 1_000),
+        ("99999999999999", 5_000),
+        ("999999999", 24 * 3600 * 1000),
+        ("yesterday", 5_000),
     ],
-    ids=str,
 )
-def test_retry_after_is_obeyed_without_a_clock(server: ReleaseServer, headers: dict[str, str], after_ms: int) -> None:
-    """A date counts from the server's own date."""
-    server.faults.every_status, server.faults.headers = 429, headers
+def test_retry_after_is_obeyed_within_reason(server: ReleaseServer, text: str, after_ms: int) -> None:
+    """A number of seconds, or a date, which counts from the server's own date. Never more than a day."""
+    server.faults.every_status = 429
+    server.faults.headers = {"retry-after": text} if text else {}
     with pytest.raises(Busy) as busy:
         get(Origin(server.url))
     assert busy.value.after_ms == after_ms
