@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from agent.commands import adapters, ask, check, enroll, models, quarantine, requests, selftest, status, version
+from agent.commands import (
+    adapters,
+    ask,
+    check,
+    enroll,
+    models,
+    quarantine,
+    requests,
+    selftest,
+    status,
+    update,
+    version,
+)
 from agent.config import ENV_CONFIG, load_config
 from agent.errors import AgentError, ConfigError, ControlError
 
@@ -56,6 +68,8 @@ app.command("status")(status.status)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
 app.command("version")(version.version)
+app.command("rollback")(update.rollback)
+app.add_typer(update.app, name="update")
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")
