@@ -385,10 +385,11 @@ class Catalog:
                 await asyncio.wait(ending)
             yield
         finally:
-            self._guest, self._is_vacated = None, False
+            was_vacated, self._is_vacated, self._guest = self._is_vacated, False, None
             for local in self._all():
                 local.answering.hold(held=False)
-            self._tend(time.monotonic())
+            if was_vacated:
+                self._tend(time.monotonic())
 
     async def _vacate(self, label: str, need: Need) -> list[asyncio.Task[None]]:
         make_room(label, need, self.budget_bytes, [])

@@ -44,8 +44,8 @@ def end(now: Slots, outcome: Done | Refused | Failed, *, until: Callable[[Slots]
 
 
 def is_over(now: Slots) -> bool:
-    """Whether nothing is due."""
-    return due(now, 0) is None
+    """Whether nothing is under way."""
+    return all(update.is_over for update in now.slots.values())
 
 
 def test_what_the_node_has_is_not_an_update() -> None:
