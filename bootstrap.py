@@ -539,7 +539,8 @@ install() { apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout
 install "$@" || { apt-get update && install "$@"; }
 for package in "$@"; do
     case "$package" in
-    mosquitto|postgresql|nginx-light) [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "${package%-light}.service" ;;
+    mosquitto|postgresql|nginx-light)
+        [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "${package%-light}.service" ;;
     esac
 done
 """
