@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from agent.commands import adapters, ask, check, enroll, models, quarantine, requests, selftest, status, version
+from agent.commands import (
+    adapters,
+    ask,
+    check,
+    doctor,
+    enroll,
+    models,
+    quarantine,
+    requests,
+    selftest,
+    status,
+    support_bundle,
+    version,
+)
 from agent.config import ENV_CONFIG, load_config
 from agent.errors import AgentError, ConfigError, ControlError
 
@@ -50,11 +63,13 @@ def run(
 
 
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("selftest")(selftest.selftest)
 app.command("ask")(ask.ask)
 app.command("status")(status.status)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
+app.command("support-bundle")(support_bundle.support_bundle)
 app.command("version")(version.version)
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")

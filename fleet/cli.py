@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from fleet.broker_url import DEFAULT_URL, ENV_BROKER
-from fleet.commands import ask, audit, demo, identity, init, login, nodes, operator, serve, status, steering, version
+from fleet.commands import (
+    ask,
+    audit,
+    backup,
+    demo,
+    identity,
+    init,
+    login,
+    nodes,
+    operator,
+    serve,
+    status,
+    steering,
+    version,
+)
 from fleet.errors import FleetError
 from fleet.options import check_options
 from fleet.terminal import complain
@@ -23,6 +37,8 @@ app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command()(init.init)
 app.command()(serve.serve)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.add_typer(identity.token_app, name="token")
 app.add_typer(identity.client_app, name="client")
 app.command()(identity.revoke)

@@ -70,7 +70,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     operators = Operators(database, now_ms)
     gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
-    inventory = Inventory(database, now_ms)
+    inventory = Inventory(database, now_ms, folder.revision_floor)
     inventory.load()
     steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
     intake = Intake(database, inventory, steering, now_ms)

@@ -7,6 +7,7 @@
                     nodes), operator.token (an admin's, for commands on this machine), signing.key (desired state),
                     and during a change of that key signing.next.key
     broker/         all that mosquitto reads and writes, and nothing else
+    revision.floor  after `fleet restore`: revisions are above this number
 
 Private files have mode 0600 in folders of mode 0700.
 """
@@ -33,6 +34,7 @@ DEFAULT_PATH = Path("shoal-fleet")
 ENV_PATH = "SHOAL_FLEET_DIR"
 SETTINGS_FILE = "fleet.toml"
 DATABASE_FILE = "fleet.db"
+FLOOR_FILE = "revision.floor"
 ROLES: tuple[Role, ...] = ("node", "client")
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -96,6 +98,14 @@ class Folder:
     def database_url(self) -> str:
         """The database, as SQLAlchemy names it."""
         return self.settings.database.url or f"sqlite:///{self.path / DATABASE_FILE}"
+
+    @property
+    def revision_floor(self) -> int:
+        """Revisions up to this one may have been given out, though the database does not know; 0 without a restore."""
+        try:
+            return int((self.path / FLOOR_FILE).read_text("ascii"))
+        except FileNotFoundError:
+            return 0
 
     @property
     def broker(self) -> Path:
