@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL_DIR := .shoal/models
 HOSTS_BIN := .shoal/hosts/venv/bin
+COLLECTIONS := .shoal/hosts/collections
 
 # Debian keeps mosquitto in /usr/sbin, which is not in the PATH of ordinary users.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
@@ -38,7 +39,9 @@ test: setup ## all that must hold before a change goes in: lint, types, every te
 test-hosts: deb ## boot two Debian hosts, install with Ansible, and try what breaks them (needs root, minutes)
 	@$(PYTHON) bootstrap.py model
 	@$(PYTHON) bootstrap.py hosts
-	$(HOSTS_BIN)/ansible-lint --offline --strict --profile production ansible
+	@$(HOSTS_BIN)/ansible-galaxy collection install --force --collections-path $(COLLECTIONS) ./ansible
+	cd $(COLLECTIONS)/ansible_collections/shoal/fleet && PATH=$(abspath $(HOSTS_BIN)):$$PATH \
+		ANSIBLE_COLLECTIONS_PATH=$(abspath $(COLLECTIONS)) ansible-lint --offline --strict --profile production
 	$(BIN)/python -m pytest tests/hosts
 
 deb: setup ## build the Debian package for this architecture into dist/, with the list of what is inside

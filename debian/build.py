@@ -101,7 +101,8 @@ def install_files(stage: Path) -> None:
 
 def write_sbom(stage: Path, beside: Path, version: str) -> None:
     """Writes what is inside, into the package and beside it."""
-    listed = make_sbom(stage / "opt/shoal/lib", (ROOT / "requirements-host.lock").read_text("utf-8"), version)
+    locks = "".join((ROOT / name).read_text("utf-8") for name in ("requirements-host.lock", "llama.lock"))
+    listed = make_sbom(stage / "opt/shoal/lib", locks, version)
     text = json.dumps(listed, indent=1, sort_keys=True) + "\n"
     (stage / "usr/share/doc/shoal/shoal.cdx.json").write_text(text, "utf-8")
     beside.write_text(text, "utf-8")
