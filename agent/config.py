@@ -142,6 +142,12 @@ class Engine(_Section, frozen=True, kw_only=True):
             description="A model that nobody used for this long is unloaded, never the default one. 0: none is.",
         ),
     ] = 600
+    socket: Annotated[
+        str,
+        Meta(
+            description="Of the unit that starts engines (shoal-engine.socket). Empty: they are the agent's children."
+        ),
+    ] = ""
     memory_mib: Annotated[
         int,
         Meta(

@@ -5,6 +5,7 @@ stop:  draining → running requests end → outbox flushed → offline → link
 """
 
 import asyncio
+import os
 import resource
 import signal
 import time
@@ -34,6 +35,7 @@ from agent.intake import Intake
 from agent.link import Link
 from agent.logs import Tail, set_level
 from agent.models import Manner
+from agent.notify import Notifier
 from agent.operations import Operations
 from agent.orders import Orders
 from agent.post import Post
@@ -187,6 +189,7 @@ class Daemon:
             publish=self._link.publish,
             now_ms=now_ms,
         )
+        self._notifier = Notifier(os.environ, is_alive=lambda: self._models.is_alive)
         self._control = Control(
             config.state_dir,
             status=self.status,
@@ -228,8 +231,12 @@ class Daemon:
             jitter_s = round(HEARTBEAT_S * HEARTBEAT_JITTER)
             self._scheduler.add_job(self._enrolled.heartbeat, "interval", seconds=HEARTBEAT_S, jitter=jitter_s)
         self._telemetry.set_level(self._settings.telemetry)
+        if self._notifier.beat_s:
+            self._scheduler.add_job(self._notifier.beat, "interval", seconds=self._notifier.beat_s)
         self._scheduler.start()
+        self._notifier.ready()
         await self._stopping.wait()
+        self._notifier.stopping()
         self._scheduler.shutdown(wait=False)
         await self._drain()
         for task in running:

@@ -76,7 +76,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     operators = Operators(database, now_ms)
     gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
-    inventory = Inventory(database, now_ms)
+    inventory = Inventory(database, now_ms, folder.revision_floor)
     inventory.load()
     publishing = await asyncio.to_thread(open_publishing, folder, database, now_ms)
     keys, approves = folder.signing_keys(), publishing.catalogue.approves
