@@ -1,7 +1,7 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
 start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake
-stop:  HTTPS → schedules → gateway → intake → offline → link → broker → database
+stop:  HTTPS → schedules → gateway → cloud → intake → offline → link → broker → database
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.child_broker import ChildBroker
+from fleet.cloud.lending import Lending
 from fleet.database.store import Database, open_database
 from fleet.enrolment import Enrolment
 from fleet.errors import ControllerError, FleetError, FolderError
@@ -73,7 +74,8 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     inventory = Inventory(database, now_ms)
     inventory.load()
     steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
-    intake = Intake(database, inventory, steering, now_ms)
+    lending = Lending(folder, database, attendance.post, now_ms)
+    intake = Intake(database, inventory, steering, now_ms, lending.desk.take)
     ended = threading.Event()
     retention = Retention(database, now_ms, ended.is_set)
 
@@ -105,15 +107,11 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         Readings(database, now_ms),
         now_ms,
     )
-    devices = make_routes(enrolment, folder.root_pem)
+    devices = [*make_routes(enrolment, folder.root_pem), *lending.routes]
     server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
     _end_on_signals(server)
     await upkeep()
-    # A machine that slept runs what was due once, late, and says nothing of it.
-    scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
-    scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
-    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
-    scheduler.start()
+    scheduler = _start_schedules(upkeep, steering, retention)
     listening = asyncio.create_task(_run_beside(server, "link", listen()))
     watching = asyncio.create_task(_run_beside(server, "broker", broker.watch()))
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
@@ -126,6 +124,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     finally:
         scheduler.shutdown(wait=False)
         await gateway.end()
+        await lending.end()
         ended.set()
         watching.cancel()
         if not attendance.has_begun:
@@ -134,6 +133,17 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         await attendance.end()
     log.info("stopped")
     _raise_failure(outcomes)
+
+
+def _start_schedules(
+    upkeep: Callable[[], Awaitable[None]], steering: Steering, retention: Retention
+) -> AsyncIOScheduler:
+    # A machine that slept runs what was due once, late, and says nothing of it.
+    scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
+    scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
+    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
+    scheduler.start()
+    return scheduler
 
 
 def _end_on_signals(server: WebServer) -> None:

@@ -14,7 +14,7 @@ from fleet.quota import QuotaBook
 from fleet.readings import Readings
 from fleet.steering import Steering
 from fleet.targets import Targets
-from fleet.web import audit, identities, nodes, operators, readings, steering
+from fleet.web import audit, identities, left, nodes, operators, readings, steering
 from fleet.web.chat import Chat
 from fleet.web.endpoint import Endpoint
 from fleet.web.events import Events
@@ -44,6 +44,7 @@ def all_endpoints(parts: Parts) -> list[Endpoint]:
         *operators.endpoints(parts.operators),
         *identities.endpoints(parts.enrolment, parts.operators, parts.folder.url, root.digest),
         *audit.endpoints(parts.database),
+        *left.endpoints(parts.database),
         *nodes.endpoints(parts.inventory, parts.forgetting, parts.now_ms),
         *Events(parts.inventory).endpoints(),
         *steering.endpoints(parts.steering, parts.inventory),
