@@ -47,8 +47,8 @@ class Place(Struct, frozen=True):
         return self.wait_ms + 1000 * compute_s
 
     def holds(self, work: Work) -> bool:
-        """Whether prompt and answer fit into its context."""
-        return work.prompt_tokens + work.completion_tokens <= self.context_tokens
+        """Whether the prompt fits into its context; an answer ends where that does."""
+        return work.prompt_tokens < self.context_tokens
 
 
 class Here(Struct, frozen=True):

@@ -39,7 +39,7 @@ def test_too_long_a_queue_goes_to_the_neighbour_that_ends_first() -> None:
     [
         (Here(replace(OWN, able=False)), "capability"),
         (Here(OWN, healthy=False), "health"),
-        (Here(replace(OWN, context_tokens=149)), "context"),
+        (Here(replace(OWN, context_tokens=100)), "context"),
         (Here(BUSY), "queue"),
         (Here(OWN, full=True), "queue"),
     ],
