@@ -33,11 +33,13 @@ from fleet.logs import describe
 from fleet.operators import Operators
 from fleet.presence import Attendance
 from fleet.readings import Readings
+from fleet.releases.opening import Publishing, open_publishing
 from fleet.retention import Retention
 from fleet.steering import Steering
 from fleet.web.api import Parts, all_endpoints
 from fleet.web.app import make_app
 from fleet.web.enrolment import make_routes
+from fleet.web.release_files import release_files
 from fleet.web.server import WebServer, make_server
 
 log = structlog.get_logger()
@@ -67,13 +69,15 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
 
 
 async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> None:
-    enrolment = Enrolment(folder, database, now_ms)
-    operators = Operators(database, now_ms)
     gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
     inventory = Inventory(database, now_ms)
     inventory.load()
-    steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
+    publishing = await asyncio.to_thread(open_publishing, folder, database, now_ms)
+    steering = Steering(
+        database, inventory, folder.signing_keys(), attendance.post, now_ms, publishing.catalogue.approves
+    )
+    enrolment = Enrolment(folder, database, now_ms)
     lending = Lending(folder, database, attendance.post, now_ms)
     intake = Intake(database, inventory, steering, now_ms, lending.desk.take)
     ended = threading.Event()
@@ -99,19 +103,21 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         folder,
         database,
         enrolment,
-        operators,
+        Operators(database, now_ms),
         gateway,
         inventory,
         steering,
         Forgetting(database, inventory, steering, attendance.post, now_ms),
         Readings(database, now_ms),
+        publishing,
         now_ms,
     )
-    devices = [*make_routes(enrolment, folder.root_pem), *lending.routes]
-    server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
+    devices = [*make_routes(enrolment, folder.root_pem), release_files(folder.releases), *lending.routes]
+    server = make_server(folder, make_app(all_endpoints(parts), parts.operators.authenticate, devices, health))
     _end_on_signals(server)
     await upkeep()
-    scheduler = _start_schedules(upkeep, steering, retention)
+    await _tend_releases(publishing)
+    scheduler = _start_schedules(upkeep, publishing, steering, retention)
     listening = asyncio.create_task(_run_beside(server, "link", listen()))
     watching = asyncio.create_task(_run_beside(server, "broker", broker.watch()))
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
@@ -136,11 +142,12 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
 
 
 def _start_schedules(
-    upkeep: Callable[[], Awaitable[None]], steering: Steering, retention: Retention
+    upkeep: Callable[[], Awaitable[None]], publishing: Publishing, steering: Steering, retention: Retention
 ) -> AsyncIOScheduler:
     # A machine that slept runs what was due once, late, and says nothing of it.
     scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
     scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
+    scheduler.add_job(_tend_releases, "interval", (publishing,), seconds=UPKEEP_S)
     scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
     scheduler.start()
     return scheduler
@@ -172,6 +179,13 @@ async def _run_beside(server: WebServer, part: str, work: Awaitable[None]) -> No
         if isinstance(error, FleetError):
             raise
         raise ControllerError(f"cannot go on: a fault of the controller in its {part}; its log says where") from error
+
+
+async def _tend_releases(publishing: Publishing) -> None:
+    try:
+        await asyncio.to_thread(publishing.tend)
+    except FleetError as error:
+        log.error("releases cannot be renewed", **describe(error))
 
 
 async def _tend(steering: Steering, retention: Retention) -> None:

@@ -12,9 +12,10 @@ from fleet.inventory import Inventory
 from fleet.operators import Operators
 from fleet.quota import QuotaBook
 from fleet.readings import Readings
+from fleet.releases.opening import Publishing
 from fleet.steering import Steering
 from fleet.targets import Targets
-from fleet.web import audit, identities, left, nodes, operators, readings, steering
+from fleet.web import audit, bundles, identities, left, nodes, operators, readings, releases, steering, trust
 from fleet.web.chat import Chat
 from fleet.web.endpoint import Endpoint
 from fleet.web.events import Events
@@ -33,6 +34,7 @@ class Parts:
     steering: Steering
     forgetting: Forgetting
     readings: Readings
+    publishing: Publishing
     now_ms: Callable[[], int]
 
 
@@ -49,5 +51,8 @@ def all_endpoints(parts: Parts) -> list[Endpoint]:
         *Events(parts.inventory).endpoints(),
         *steering.endpoints(parts.steering, parts.inventory),
         *readings.endpoints(parts.readings, parts.inventory, parts.now_ms),
+        *releases.endpoints(parts.publishing, parts.steering),
+        *bundles.endpoints(parts.publishing),
+        *trust.endpoints(parts.publishing.trust),
         *Chat(parts.gateway, quotas, Targets(parts.inventory), parts.now_ms).endpoints(),
     ]
