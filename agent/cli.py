@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from agent.commands import adapters, ask, check, enroll, models, quarantine, requests, selftest, status, version
+from agent.commands import (
+    adapters,
+    ask,
+    check,
+    conformance,
+    enroll,
+    models,
+    quarantine,
+    requests,
+    selftest,
+    status,
+    version,
+)
 from agent.config import ENV_CONFIG, load_config
 from agent.errors import AgentError, ConfigError, ControlError
 
@@ -60,6 +72,7 @@ app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(conformance.app, name="update-conformance", hidden=True)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from agent.asking import Asking
 from agent.card import versions
 from agent.catalog import Catalog
 from agent.config import Config
+from agent.connection import Session
 from agent.control import Control
 from agent.description import describe_adapters, describe_default, describe_models, telemetry_columns
 from agent.dispatch import Dispatch
@@ -29,8 +30,9 @@ from agent.enrolled import Enrolled
 from agent.errors import ConfigError, StoreError
 from agent.events import Events
 from agent.identity import identity_folder
+from agent.incoming import Incoming
 from agent.intake import Intake
-from agent.link import Incoming, Link, Session
+from agent.link import Link
 from agent.load import load_of, place_of
 from agent.logs import Tail, set_level
 from agent.operations import Operations
@@ -189,6 +191,8 @@ class Daemon:
             complete=self._activation.complete,
             on_refused=self._tally.refused,
             choose=self._dispatch.choose,
+            admit=self._enrolled.quotas.admit if self._enrolled else lambda _: None,
+            spend=self._enrolled.quotas.spend if self._enrolled else lambda *_: None,
             journal=self._journal,
             outbox=self._outbox,
             post=self._post,
@@ -318,7 +322,9 @@ class Daemon:
             message.ack()
             return
         match topic:
-            case topics.NodeDesired() | topics.GroupPolicy() | topics.NodeCommand() if self._enrolled:
+            case topics.NodeDesired() | topics.GroupPolicy() | topics.ClientQuota() | topics.NodeCommand() if (
+                self._enrolled
+            ):
                 self._enrolled.take(message, topic)
             case topics.NodeLoad():
                 self._site.hear(topic, message.payload, retained=message.retained)

@@ -75,7 +75,7 @@ class Dispatch:
             if client is not None:
                 answering.check_admission(client)
         except Refused as no:
-            if no.status not in REASONS:
+            if no.status not in REASONS or no.code == "client_queue":  # a client has its share, not its neighbours'
                 raise
             refusal = no
         if request.task != "generate" and refusal is not None:

@@ -8,6 +8,7 @@ import typer
 
 from fleet.broker_url import DEFAULT_URL, ENV_BROKER
 from fleet.commands import (
+    apply,
     ask,
     audit,
     bundle,
@@ -20,6 +21,7 @@ from fleet.commands import (
     publish,
     release_keys,
     releases,
+    rollout,
     serve,
     status,
     steering,
@@ -59,6 +61,9 @@ releases.release_app.add_typer(release_keys.keys_app, name="keys")
 for signing in (release_keys.pending, release_keys.sign, release_keys.submit):
     releases.release_app.command()(signing)
 app.add_typer(bundle.bundle_app, name="bundle")
+app.add_typer(rollout.rollout_app, name="rollout")
+app.command(epilog=apply.PLAN_EPILOG)(apply.plan)
+app.command()(apply.apply)
 app.command()(login.login)
 app.command()(version.version)
 

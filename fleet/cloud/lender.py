@@ -14,11 +14,11 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from contract import quota
 from contract.answers import FinishReason
 from contract.errors import Refused
 from contract.requests import Request
 from contract.status import Status
-from fleet import quota
 from fleet.cloud import breaker as rules
 from fleet.cloud.breaker import Breaker
 from fleet.cloud.ledger import Asker, Ledger, OverBudget, Reservation
