@@ -19,7 +19,10 @@ ENDLESS = "/v1/events"  # an answer without an end
 # messages, the body may be too long first.
 CONFIG = """
 [[operations]]
-include-path = ["/v1/nodes", "/v1/latency", "/v1/wishes", "/v1/groups/{group}", "/v1/trust/{role}/rotate"]
+include-path = [
+    "/v1/nodes", "/v1/latency", "/v1/wishes", "/v1/groups/{group}", "/v1/rollouts", "/v1/rollouts/plan", "/v1/plan",
+    "/v1/apply", "/v1/trust/{role}/rotate",
+]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 422, 429]
 
 [[operations]]
