@@ -546,10 +546,11 @@ END
 fi
 install() { apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=60 "$@"; }
 install "$@" || { apt-get update && install "$@"; }
+disable() { [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "$1.service"; }
 for package in "$@"; do
     case "$package" in
-    mosquitto|postgresql|nginx-light)
-        [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "${package%-light}.service" ;;
+    mosquitto|postgresql) disable "$package" ;;
+    nginx-light) disable nginx ;;
     esac
 done
 """
