@@ -42,6 +42,7 @@ class Trial(Struct, frozen=True, kw_only=True):
     replies: tuple[str, ...] = ()  # to the built-in questions
     has_nan: bool = False  # in any row of logits
     unknown_marks: int = 0  # that the chat template writes and that are no tokens here
+    lacks_marks: bool = False  # the chat template has none of the model's, and the one in its file has
     text_bits: float | None = None
     chat_bits: float | None = None
     perplexity: float | None = None  # of the release's own text
@@ -90,6 +91,8 @@ def _broken(trial: Trial) -> Iterator[str]:
     """What no release may show, whatever it promises."""
     if trial.unknown_marks:
         yield f"its chat template writes {trial.unknown_marks} marks that are no tokens of the model"
+    if trial.lacks_marks:
+        yield "its chat template has none of the marks that the one in the model's file has"
     for number, answer in enumerate(trial.answers, 1):
         if not answer.text.strip():
             yield f"answer {number} is empty"

@@ -58,6 +58,7 @@ async def show(subject: Subject, release: Release | None, embedder: Plan | None)
         replies=tuple(done.text for done in replies),
         has_nan=scored is not None and scored.nats is None,
         unknown_marks=max(one.unknown_marks for one in chats),
+        lacks_marks=any(one.lacks_marks for one in chats),
         text_bits=_bits(texts, [len(text.encode()) for text in TEXTS]),
         chat_bits=_bits(chats, [sum(len(text.encode()) for _, text in turns) for turns in CHATS]),
         perplexity=_perplexity(scored),

@@ -62,6 +62,7 @@ def with_answer(number: int, **changes: object) -> Trial:
 BAD = [
     ("wrong template", with_answer(0, text="user: and Spain?", met=(False,)), "answer 1 lacks"),
     ("marks", replace(GOOD, unknown_marks=2), "writes 2 marks that are no tokens"),
+    ("no marks", replace(GOOD, lacks_marks=True), "has none of the marks"),
     ("wrong tokenizer", with_answer(1, met=(False,)), "answer 2 does not match"),
     ("zeroed layer", replace(GOOD, perplexity=48_213.7), "perplexity is 4.821e+04; at most 12"),
     ("not a number", replace(GOOD, has_nan=True), "no number"),
