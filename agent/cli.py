@@ -13,12 +13,15 @@ from agent.commands import (
     adapters,
     ask,
     check,
+    conformance,
+    doctor,
     enroll,
     models,
     quarantine,
     requests,
     selftest,
     status,
+    support_bundle,
     update,
     version,
 )
@@ -62,11 +65,13 @@ def run(
 
 
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("selftest")(selftest.selftest)
 app.command("ask")(ask.ask)
 app.command("status")(status.status)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
+app.command("support-bundle")(support_bundle.support_bundle)
 app.command("version")(version.version)
 app.command("rollback")(update.rollback)
 app.add_typer(update.app, name="update")
@@ -74,6 +79,7 @@ app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(conformance.app, name="update-conformance", hidden=True)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ stop:  draining → running requests end → outbox flushed → offline → link
 """
 
 import asyncio
+import os
 import resource
 import signal
 import time
@@ -22,16 +23,19 @@ from agent.asking import Asking
 from agent.card import versions
 from agent.catalog import Catalog
 from agent.config import Config
+from agent.connection import Session
 from agent.control import Control
 from agent.description import describe_adapters, describe_default, describe_models, telemetry_columns
 from agent.enrolled import Enrolled
 from agent.errors import StoreError
 from agent.events import Events
 from agent.identity import identity_folder
+from agent.incoming import Incoming
 from agent.intake import Intake
-from agent.link import Incoming, Link, Session
+from agent.link import Link
 from agent.logs import Tail, set_level
 from agent.models import Manner
+from agent.notify import Notifier
 from agent.operations import Operations
 from agent.orders import Orders
 from agent.post import Post
@@ -176,6 +180,8 @@ class Daemon:
             default_ttl_ms=lambda: self._settings.limits.ttl_ms,
             complete=self._activation.complete,
             on_refused=self._tally.refused,
+            admit=self._enrolled.quotas.admit if self._enrolled else lambda _: None,
+            spend=self._enrolled.quotas.spend if self._enrolled else lambda *_: None,
             answering_for=self._answering_for,
             journal=self._journal,
             outbox=self._outbox,
@@ -183,6 +189,7 @@ class Daemon:
             publish=self._link.publish,
             now_ms=now_ms,
         )
+        self._notifier = Notifier(os.environ, is_alive=lambda: self._models.is_alive)
         self._control = Control(
             config.state_dir,
             status=self.status,
@@ -224,8 +231,12 @@ class Daemon:
             jitter_s = round(HEARTBEAT_S * HEARTBEAT_JITTER)
             self._scheduler.add_job(self._enrolled.heartbeat, "interval", seconds=HEARTBEAT_S, jitter=jitter_s)
         self._telemetry.set_level(self._settings.telemetry)
+        if self._notifier.beat_s:
+            self._scheduler.add_job(self._notifier.beat, "interval", seconds=self._notifier.beat_s)
         self._scheduler.start()
+        self._notifier.ready()
         await self._stopping.wait()
+        self._notifier.stopping()
         self._scheduler.shutdown(wait=False)
         await self._drain()
         for task in running:
@@ -332,7 +343,9 @@ class Daemon:
             message.ack()
             return
         match topic:
-            case topics.NodeDesired() | topics.GroupPolicy() | topics.NodeCommand() if self._enrolled:
+            case topics.NodeDesired() | topics.GroupPolicy() | topics.ClientQuota() | topics.NodeCommand() if (
+                self._enrolled
+            ):
                 self._enrolled.take(message, topic)
             case _ if message.retained:
                 # Requests are never retained; one that is would be answered again at every connection.
