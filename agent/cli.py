@@ -20,6 +20,7 @@ from agent.commands import (
     requests,
     selftest,
     status,
+    update,
     version,
 )
 from agent.config import ENV_CONFIG, load_config
@@ -68,6 +69,8 @@ app.command("status")(status.status)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
 app.command("version")(version.version)
+app.command("rollback")(update.rollback)
+app.add_typer(update.app, name="update")
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")

@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -31,6 +32,7 @@ from agent.identity import identity_folder
 from agent.intake import Intake
 from agent.link import Incoming, Link, Session
 from agent.logs import Tail, set_level
+from agent.models import Manner
 from agent.operations import Operations
 from agent.orders import Orders
 from agent.post import Post
@@ -45,11 +47,20 @@ from agent.store.journal import Journal
 from agent.store.lock import lock
 from agent.store.outbox import Outbox
 from agent.store.quarantine import Quarantined
+from agent.store.releases import Releases
 from agent.tally import Tally
 from agent.telemetry import Telemetry
+from agent.update import delivery
+from agent.update.collector import Collector
+from agent.update.delivery import Delivery
+from agent.update.depot import Depot
+from agent.update.duties import FOLDER, Duties
+from agent.update.gating import Gating
+from agent.update.updater import Updater
 from agent.ward import Ward
 from agent.watch import Watch
 from contract import topics
+from contract.release import Release
 from contract.requests import Request
 from contract.settings import TelemetryLevel
 from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S
@@ -64,8 +75,8 @@ OFFLINE_WAIT_S = 5.0
 class Daemon:
     """One agent."""
 
-    def __init__(self, config: Config, tail: Tail) -> None:
-        """Opens the store. `tail` has the last lines of the log.
+    def __init__(self, config: Config, tail: Tail, depot: Depot | None = None) -> None:
+        """Opens the store. `tail` has the last lines of the log, `depot` has releases instead of the fleet's sources.
 
         Raises:
             StoreError: the state directory cannot be used, or another agent uses it.
@@ -76,6 +87,7 @@ class Daemon:
         self._database = Database(config.state_dir)
         self._facts = Facts(self._database)
         self._journal = Journal(self._database)
+        self._releases = Releases(self._database)
         self._outbox = Outbox(self._database, config.journal.outbox_mib * 2**20)
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
@@ -111,7 +123,10 @@ class Daemon:
             config,
             self._facts,
             limits=lambda: self._settings.limits,
-            kept_adapters=lambda: self._activation.kept_adapters,
+            kept_adapters=lambda: self._activation.kept_adapters(self._updater.needed),
+            manner_of=lambda label: Manner.of(self._releases.find(label)),
+            active_adapters=lambda: self._activation.running.adapters,
+            on_crash=self._crashed,
             tally=self._tally,
             quarantine=self._ward.quarantine,
             on_change=lambda: self._presence.say(),  # noqa: PLW0108  # it is made below
@@ -119,6 +134,7 @@ class Daemon:
         )
         self._presence = Presence(config, self._models, self._link, now_ms)
         self._activation = Activation(self._models, self._settings)
+        self._updater = self._make_updater(depot or self._make_delivery())
         self._asking = Asking(
             complete=self._activation.complete,
             answering_for=self._answering_for,
@@ -131,6 +147,7 @@ class Daemon:
             facts=self._facts,
             renewal=self._renewal,
             activation=self._activation,
+            updater=self._updater,
             link=self._link,
             presence=self._presence,
             events=self._events,
@@ -180,6 +197,7 @@ class Daemon:
             },
             quarantined=lambda: self._ward.quarantine.items,
             release=self._ward.release,
+            updates=self._updater,
         )
 
     async def run(self) -> None:
@@ -193,11 +211,11 @@ class Daemon:
         await self._control.start()
         await self._outbox.forget_delivered()
         self._events.alert("agent_started", {"versions": versions()})
+        await self._models.look()
         if self._enrolled:
-            self._enrolled.restore()
+            await self._enrolled.restore()
         else:
             log.info("not enrolled: desired state and commands are not followed")
-        await self._models.look()
         if again := await self._intake.take_up():
             log.info("requests from before the last stop run again", requests=again)
         running = [asyncio.create_task(self._link.run(), name="link")]
@@ -252,6 +270,53 @@ class Daemon:
             "memory_mib": round(process.memory_full_info().pss / 2**20, 1),
             "pid": process.pid,
         }
+
+    def _make_delivery(self) -> Delivery:
+        return Delivery(
+            self._config.state_dir / delivery.FOLDER,
+            identity_folder(self._config.state_dir),
+            identity=lambda: self._renewal.identity,
+            settings=lambda: self._settings.updates,
+            clock=self._renewal.clock,
+            held=self._held_releases,
+            on_alert=self._events.alert,
+        )
+
+    def _held_releases(self) -> list[tuple[Release, Path]]:
+        files = {(file.label, file.sha256): file.path for file in self._models.files}
+        releases = [kept.release for kept in self._releases.all()]
+        found = [(release, files.get((release.reference, release.file.sha256))) for release in releases]
+        return [(release, path) for release, path in found if path is not None]
+
+    def _make_updater(self, depot: Depot) -> Updater:
+        collector = Collector(self._config, self._releases, self._models, lambda: self._updater.needed)
+        duties = Duties(
+            self._config,
+            depot=depot,
+            releases=self._releases,
+            models=self._models,
+            activation=self._activation,
+            gating=Gating(self._config, self._models),
+            collector=collector,
+            wish_with=lambda slot, release: self._updater.wish_with(slot, release),  # noqa: PLW0108  # it is made below
+        )
+        return Updater(
+            self._facts,
+            do=duties.do,
+            present=lambda: self._activation.present,
+            running=lambda: self._activation.running,
+            on_change=self._updates_moved,
+            on_end=lambda: collector.sweep(self._config.state_dir / FOLDER),
+            on_event=self._events.alert,
+        )
+
+    def _updates_moved(self) -> None:
+        if self._enrolled:
+            self._enrolled.updates_moved()
+
+    def _crashed(self, label: str) -> None:
+        if label == self._activation.running.model:
+            self._updater.crashed()
 
     def _pace(self, level: TelemetryLevel) -> None:
         self._telemetry.set_level(level)
