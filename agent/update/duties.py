@@ -5,11 +5,13 @@ models folder has whole and checked files only: they come there by one rename.
 """
 
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from agent import machine
 from agent.activation import Activation
 from agent.catalog import Catalog
 from agent.config import Config
@@ -124,6 +126,9 @@ class Duties:
             disk_bytes=shutil.disk_usage(self._config.state_dir).free + _disk_bytes(file),
             memory_bytes=self._models.budget_bytes,
             base_sha256=default.model.sha256 if default else None,
+            architecture=default.model.base.architecture if default else None,
+            machine=platform.machine(),
+            features=machine.features(),
         )
         if why := obstacle(release, "model" if slot == MODEL else "adapter", room):
             raise UpdateRefused(why)
