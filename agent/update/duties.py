@@ -16,7 +16,7 @@ from agent.activation import Activation
 from agent.catalog import Catalog
 from agent.config import Config
 from agent.desired import Activate, Wish
-from agent.errors import AgentError, ModelError, NoSpaceError
+from agent.errors import AgentError, EngineError, ModelError, NoSpaceError
 from agent.models import model_folder, release_file
 from agent.store.releases import Releases
 from agent.update.admission import Room, obstacle
@@ -75,6 +75,9 @@ class Duties:
             return Failed(str(error))
         except UpdateTroubled as error:
             return Troubled(str(error), error.after_ms)
+        except EngineError as error:
+            # What cannot run will not run in a minute; what was good before has every chance.
+            return Failed(str(error)) if work.state is State.SWITCHING else Troubled(str(error))
         except AgentError as error:
             return Troubled(str(error))
         except errors.Refused as no:
