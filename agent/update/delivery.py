@@ -52,6 +52,8 @@ class Delivery:
 
     async def check(self, reference: str) -> Release:
         """As `agent.update.depot` has it."""
+        if self._identity() is None and not self._settings().sources:
+            raise UpdateRefused(f"cannot get {reference}: this node has no source of releases; enrol it")
         root = self._identity_folder / RELEASES_ROOT_FILE
         if not root.exists():
             raise UpdateTroubled(
