@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from contract.limits import MAX_HAVE_FILES
 from contract.numbers import Amount, Count
+from contract.release import Sha256
 from contract.requests import Task
 
 State = Literal["online", "draining", "degraded", "offline", "lost"]
@@ -78,11 +80,16 @@ class Card(Struct, frozen=True, kw_only=True):
 
 
 class Have(Struct, frozen=True):
-    """Where neighbours on the site can fetch segments that this node holds."""
+    """Where neighbours on the site can fetch segments that this node holds, and of which files: their digests.
+
+    `certificate` is the only one that this node shows, in DER form and hex, as a server and as a client: who wrote this
+    topic is whom the broker let in.
+    """
 
     site: str
-    url: str
-    segments: list[str]
+    url: Annotated[str, Meta(max_length=128)]
+    certificate: Annotated[str, Meta(max_length=8192)]
+    files: Annotated[list[Sha256], Meta(max_length=MAX_HAVE_FILES)]
 
 
 class ControllerState(Struct, frozen=True):

@@ -25,7 +25,7 @@ OF_NODE = (
     topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry, topics.NodeHave,
 )  # fmt: skip
 TO_NODE = (topics.NodeRequest, topics.NodeCancel, topics.NodeDesired, topics.NodeCommand)
-TO_NODES = (topics.PoolRequest, topics.PoolCancel, topics.GroupPolicy)
+TO_NODES = (topics.PoolRequest, topics.PoolCancel, topics.GroupPolicy, topics.NodeHave)
 OF_CLIENT = (topics.NodeRequest, topics.PoolRequest, topics.NodeCancel, topics.PoolCancel)
 OF_CONTROLLER = (
     topics.NodeDesired, topics.GroupPolicy, topics.NodeCommand, topics.ControllerStatus, topics.RolloutSummary,
