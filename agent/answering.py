@@ -7,7 +7,6 @@ more, alone, so that of several suspects only the guilty one dies twice; it goes
 import asyncio
 import contextlib
 import time
-from array import array
 from collections.abc import Callable
 from itertools import count
 from typing import TypeVar
@@ -16,6 +15,7 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
+from agent import admission, finals
 from agent.config import Limits, Sampling
 from agent.engine import frames
 from agent.engine.death import Death
@@ -38,8 +38,6 @@ log = structlog.get_logger()
 MAX_RUNS = 2
 # How long after its deadline or cancel a running job may take to stop before its answer goes out without the engine.
 STOP_GRACE_S = 1.0
-MIN_RETRY_AFTER_MS = 500
-EMBEDDING_DIGITS = 7
 
 
 class Answering:
@@ -112,6 +110,14 @@ class Answering:
         """Jobs in the engine."""
         return len(self._running)
 
+    @property
+    def wait_s(self) -> float:
+        """In how many seconds a job that comes now would begin, as the last ones took."""
+        num_before = len(self._queue) + len(self._running)
+        return (
+            0.0 if num_before < self._parallel else self._service_s * (num_before + 1 - self._parallel) / self._parallel
+        )
+
     def check_admission(self, client: str) -> None:
         """Whether one more job of `client` may be submitted now.
 
@@ -119,32 +125,11 @@ class Answering:
             Refused: 429 or 503, with when to try again.
         """
         if self.draining:
-            raise Refused(
-                Status.UNAVAILABLE, "draining", "cannot take the request: the node is stopping", retry_after_ms=10_000
-            )
+            raise admission.stopping()
         if self._engine is State.BROKEN:
-            raise Refused(
-                Status.UNAVAILABLE,
-                "engine",
-                "cannot take the request: no engine runs on this node",
-                retry_after_ms=30_000,
-            )
-        wait_ms = max(MIN_RETRY_AFTER_MS, round(1000 * self._service_s * (len(self._queue) + 1) / self._parallel))
-        limits = self._limits()
-        if len(self._queue) >= limits.queue:
-            raise Refused(
-                Status.BUSY,
-                "queue",
-                f"cannot take the request: {len(self._queue)} wait already, which is this node's limit",
-                retry_after_ms=wait_ms,
-            )
-        if self._queue.of_client(client) >= limits.client_queue:
-            raise Refused(
-                Status.BUSY,
-                "client_queue",
-                f"cannot take the request: {limits.client_queue} requests of {client} wait already",
-                retry_after_ms=wait_ms,
-            )
+            raise admission.no_engine()
+        wait_s = self._service_s * (len(self._queue) + 1) / self._parallel
+        admission.check_room(client, len(self._queue), self._queue.of_client(client), self._limits(), wait_s)
 
     def submit(self, job: Job) -> None:
         """Takes a job; it ends through its `on_final`."""
@@ -220,7 +205,7 @@ class Answering:
             case frames.Embedded():
                 self._free(job)
                 if not job.ended:
-                    self._end(job, _embedded(job, frame))
+                    self._end(job, finals.embedded(job, frame))
             case frames.Rejected():
                 self._free(job)
                 if not job.ended:
@@ -336,7 +321,7 @@ class Answering:
         job.held_text, job.held_tokens = "", 0
 
     def _on_done(self, job: Job, done: frames.Done) -> None:
-        status, failure = _outcome(done)
+        status, failure = finals.outcome(done)
         job.engine_first_token_ms = done.engine_first_token_ms
         self._quarantine.clear(job.request)
         self._send_held(job, job.num_deltas)
@@ -424,26 +409,3 @@ class Answering:
 def _first(*values: T | None) -> T:
     """The first that is said."""
     return next(value for value in values if value is not None)
-
-
-def _embedded(job: Job, frame: frames.Embedded) -> Final:
-    # More digits than 32-bit floats have would only make the message longer.
-    vectors = [[round(number, EMBEDDING_DIGITS) for number in array("f", vector)] for vector in frame.vectors]
-    return Final(id=job.id, status=Status.OK, embeddings=vectors, usage=Usage(frame.prompt_tokens, 0, 0))
-
-
-def _outcome(done: frames.Done) -> tuple[Status, Failure | None]:
-    """Status and error that the way a generation ended stands for."""
-    match done.finish_reason:
-        case "deadline":
-            return Status.DEADLINE, Failure(
-                "deadline", "cannot answer in time: the deadline has passed; `text` is what there was"
-            )
-        case "cancelled":
-            return Status.CANCELLED, Failure(
-                "cancelled", "cannot answer: the request was cancelled; `text` is what there was"
-            )
-    if done.fits is False:
-        why = "it was cut off by max_tokens" if done.finish_reason == "length" else "it does not fit"
-        return Status.UNFIT, Failure("response_format", f"cannot make the answer fit the schema: {why}; see `text`")
-    return Status.OK, None

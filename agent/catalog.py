@@ -149,6 +149,11 @@ class Catalog:
         return self._draining or self.closed
 
     @property
+    def is_alive(self) -> bool:
+        """Whether all engines are listened to, and would be replaced if they hung."""
+        return all(local.is_alive for local in self._all())
+
+    @property
     def is_idle(self) -> bool:
         """Whether no request waits or runs."""
         return all(local.is_idle for local in self._all())

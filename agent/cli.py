@@ -14,12 +14,14 @@ from agent.commands import (
     ask,
     check,
     conformance,
+    doctor,
     enroll,
     models,
     quarantine,
     requests,
     selftest,
     status,
+    support_bundle,
     update,
     version,
 )
@@ -63,11 +65,13 @@ def run(
 
 
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("selftest")(selftest.selftest)
 app.command("ask")(ask.ask)
 app.command("status")(status.status)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
+app.command("support-bundle")(support_bundle.support_bundle)
 app.command("version")(version.version)
 app.command("rollback")(update.rollback)
 app.add_typer(update.app, name="update")

@@ -109,6 +109,11 @@ class LocalModel:
         return self._engine.pid if self._engine else None
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its engine, if it has one, is listened to."""
+        return self._engine is None or self._engine.is_alive
+
+    @property
     def is_awake(self) -> bool:
         """Whether an engine runs or is about to: it counts as loaded."""
         return self._engine is not None and self.broken_at is None
@@ -291,6 +296,7 @@ class LocalModel:
                 start_timeout_s=settings.start_timeout_s,
                 stall_s=settings.stall_s,
                 chat_template=model.manner.chat_template,
+                unit_socket=settings.socket,
             ),
             first_rung=ladder.start_of(remembered),
             on_frame=self.answering.on_frame,

@@ -81,27 +81,34 @@ class Steering:
         self._waits = False  # for releases that are let serve
         self._changed: dict[str, Any] = {}  # settings, since the last wish was over
         self._problem = ""
+        self._said: Reported | None = None
 
     @property
     def last_good(self) -> Wish:
         """What was in force when the last run ended well, and is gone back to."""
         return self._now.last_good
 
+    @property
+    def has_news(self) -> bool:
+        """Whether the node is not where the last report says. On its way it never is: less time is left."""
+        return self._report() != self._said
+
     def report(self) -> None:
-        """Says where the node is: at each change, at each connection and at each heartbeat."""
-        self._say(self._reported())
+        """Says where the node is: at each change, at each connection, and now and then."""
+        self._said = self._report()
+        self._say(self._said)
+
+    def _report(self) -> Reported:
+        now = self._completed(reported(self._now, self._running(), self._now_ms()))
+        return replace(now, error=self._problem) if self._problem else now
 
     def describe(self) -> dict[str, Any]:
         """Its part of `shoal-agent status`."""
-        now = self._reported()
+        now = self._report()
         return {
             "rev": now.rev, "policies": now.policies, "phase": now.phase, "progress": now.progress,
             "within_ms": now.within_ms, "error": now.error, "settings": now.settings,
         }  # fmt: skip
-
-    def _reported(self) -> Reported:
-        now = self._completed(reported(self._now, self._running(), self._now_ms()))
-        return replace(now, error=self._problem) if self._problem else now
 
     def follow(self) -> None:
         """Takes up what the documents ask for, as far as it is here, once they are all there or late."""
@@ -129,6 +136,14 @@ class Steering:
             asyncio.get_running_loop().call_later(POLICY_WAIT_S, self.follow)
         if is_new:
             self.follow()
+        elif group is None and self._documents.knows(data) and self._is_following:
+            self.report()  # who sends it again has not heard that it is here
+
+    @property
+    def _is_following(self) -> bool:
+        """Whether the report names the newest wish."""
+        wish = self._documents.wish
+        return wish is not None and self._report().rev >= wish.rev
 
     async def run(self) -> None:
         """Goes on where the last run ended, and follows every wish, until cancelled."""

@@ -8,8 +8,10 @@ import typer
 
 from fleet.broker_url import DEFAULT_URL, ENV_BROKER
 from fleet.commands import (
+    apply,
     ask,
     audit,
+    backup,
     bundle,
     demo,
     identity,
@@ -20,6 +22,7 @@ from fleet.commands import (
     publish,
     release_keys,
     releases,
+    rollout,
     serve,
     status,
     steering,
@@ -40,6 +43,8 @@ app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command()(init.init)
 app.command()(serve.serve)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.add_typer(identity.token_app, name="token")
 app.add_typer(identity.client_app, name="client")
 app.command()(identity.revoke)
@@ -59,6 +64,9 @@ releases.release_app.add_typer(release_keys.keys_app, name="keys")
 for signing in (release_keys.pending, release_keys.sign, release_keys.submit):
     releases.release_app.command()(signing)
 app.add_typer(bundle.bundle_app, name="bundle")
+app.add_typer(rollout.rollout_app, name="rollout")
+app.command(epilog=apply.PLAN_EPILOG)(apply.plan)
+app.command()(apply.apply)
 app.command()(login.login)
 app.command()(version.version)
 

@@ -18,6 +18,8 @@ from fleet.forgetting import Forgetting
 from fleet.intake import Intake
 from fleet.inventory import Inventory
 from fleet.link import Incoming
+from fleet.listening import Listening
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 
 FLEET = "home"
@@ -51,8 +53,10 @@ class Headquarters:
         self.approved = {("tone@1", "adapter")}
         self.on_command: Callable[[bytes], None] | None = None
         self.steering = Steering(self.database, self.inventory, [KEY], self._post, self.clock, self.approves)
+        self.rollouts = Rollouts(self.database, self.inventory, self.steering, self._post, self.clock, self.approves)
         self.forgetting = Forgetting(self.database, self.inventory, self.steering, self._post, self.clock)
         self.intake = Intake(self.database, self.inventory, self.steering, self.clock)
+        self.listening = Listening(self.intake, self.inventory, self.steering, self.clock)
         self._seqs: dict[tuple[str, str], itertools.count[int]] = {}
         self._eids = itertools.count(1)
         self.sess = 0
