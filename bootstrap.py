@@ -1,7 +1,7 @@
 """Prepare a working copy: the virtual environment, the compiled engine, the broker for tests, the model.
 
     python3 bootstrap.py setup        .venv with everything in it
-    python3 bootstrap.py programs     what the tests start: mosquitto, PostgreSQL and strace
+    python3 bootstrap.py programs     what the tests start: mosquitto, nginx, PostgreSQL and strace
     python3 bootstrap.py model        the default model, in .shoal/models
     python3 bootstrap.py embeddings   the default model for embeddings, in .shoal/embeddings
 
@@ -512,6 +512,7 @@ PACKAGE_OF = {
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
     "initdb": "postgresql",
+    "nginx": "nginx-light",
     "strace": "strace",
 }
 # Where Debian keeps programs that are not in the PATH of ordinary users, or in nobody's.
@@ -529,7 +530,7 @@ if [ ! -e "$guard" ]; then
     trap 'exit 1' HUP INT TERM
     cat > "$guard" <<END
 #!/bin/sh
-case "\$*" in *mosquitto*|*postgresql*) kill -0 $$ 2> /dev/null && exit 101 ;; esac
+case "\$*" in *mosquitto*|*nginx*|*postgresql*) kill -0 $$ 2> /dev/null && exit 101 ;; esac
 exit 0
 END
     chmod 755 "$guard"
@@ -538,14 +539,14 @@ install() { apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout
 install "$@" || { apt-get update && install "$@"; }
 for package in "$@"; do
     case "$package" in
-    mosquitto|postgresql) [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "$package.service" ;;
+    mosquitto|postgresql|nginx-light) [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "${package%-light}.service" ;;
     esac
 done
 """
 
 
 def programs() -> None:
-    """Have mosquitto and its clients, PostgreSQL and strace, from the system's packages when they are missing.
+    """Have mosquitto and its clients, nginx, PostgreSQL and strace, from the system's packages when they are missing.
 
     Raises:
         CannotError: they are missing and we may not, or cannot, install them.

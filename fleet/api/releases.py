@@ -4,16 +4,15 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from contract.ids import END
 from contract.release import Facts, FileBytes, Kind, License, MemoryBytes, Sha256, Version
 from contract.requests import Id
 from fleet.api.forms import Body, Parameters
 
-ReleaseName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}@[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$(?!\n)",
-        description="`name@version`.",
-    ),
+_NAME = r"[a-z0-9][a-z0-9._-]{0,62}@[A-Za-z0-9][A-Za-z0-9._+-]{0,62}"
+ReleaseName = Annotated[str, Meta(pattern=f"^{_NAME}{END}", description="`name@version`.")]
+Base = Annotated[
+    str, Meta(pattern=f"^([0-9a-f]{{64}}|{_NAME}){END}", description="The SHA-256 of a model file, or `name@version`.")
 ]
 State = Literal["approved", "waiting", "yanked"]
 
@@ -45,7 +44,7 @@ class NewRelease(Facts, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sha256: Sha256
     license: License | None = None
     memory_bytes: MemoryBytes | None = None
-    base: Sha256 | ReleaseName | None = None
+    base: Base | None = None
 
 
 class Published(Struct, frozen=True, kw_only=True):

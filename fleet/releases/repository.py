@@ -152,9 +152,8 @@ class Repository:
             UsageError: this is no signed metadata.
             NotFoundError, ConflictError: nothing waits, or something else does.
         """
-        given = read_metadata(data)
         with self._lock:
-            waiting = self.pending(role)
+            waiting, given = self.pending(role), read_metadata(data)
             if given.signed_bytes != waiting.signed_bytes:
                 raise ConflictError(
                     f"cannot take signatures over version {given.signed.version} of {given.signed.type}: "

@@ -3,7 +3,7 @@
 from tuf.api.metadata import Root
 
 from fleet.api.trust import Changed, Role, RoleKeys, Signer, Waiting
-from fleet.errors import ConflictError, UsageError
+from fleet.errors import ConflictError, NotFoundError, UsageError
 from fleet.releases.catalogue import Audit
 from fleet.releases.keys import KeyRing, read_public
 from fleet.releases.repository import ROLES, Repository
@@ -42,6 +42,7 @@ class Trust:
 
         Raises:
             UsageError: it is not clear which key goes, or the new one is none.
+            NotFoundError: there is no such key.
             ConflictError: the new one is there already.
         """
         keyids = self._repository.next_root().roles[role].keyids
@@ -64,7 +65,7 @@ class Trust:
         """Has a key count no more.
 
         Raises:
-            UsageError: there is no such key.
+            NotFoundError: there is no such key.
             ConflictError: not enough would be left to sign.
         """
         now = self._repository.next_root().roles[role]
@@ -105,5 +106,5 @@ class Trust:
 def _find(keyids: list[str], given: str, role: Role) -> str:
     found = [keyid for keyid in keyids if keyid.startswith(given)]
     if len(found) != 1:
-        raise UsageError(f"cannot find the key {given} of {role}: there are {', '.join(keyids)}")
+        raise NotFoundError(f"cannot find the key {given} of {role}: there are {', '.join(keyids)}")
     return found[0]

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import NotModifiedResponse, PathLike, StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 URL_PATH = "/releases"
 FOREVER = "public, max-age=31536000, immutable"
@@ -34,12 +34,11 @@ class _File(FileResponse):
 class _ReleaseFiles(StaticFiles):
     """Whole files and parts of them, below the folder alone, and no list of what there is."""
 
-    async def get_response(self, path: str, scope: Scope) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called by Starlette."""
-        headers = Headers(scope=scope)
-        if not _RANGES.match(headers.get("range", "")):  # RFC 9110, 14.2: what is no range is left out of account
+        if not _RANGES.match(Headers(scope=scope).get("range", "")):  # RFC 9110, 14.2: what is no range is ignored
             scope = {**scope, "headers": [one for one in scope["headers"] if one[0] != b"range"]}
-        return await super().get_response(path, scope)
+        await super().__call__(scope, receive, send)
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
         """Called by Starlette. A file that is being written has a name that begins with a dot."""

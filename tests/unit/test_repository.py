@@ -191,6 +191,7 @@ def test_a_lost_online_key_is_replaced(shop: Shop) -> None:
         shop.approve("m/1.json")
     assert shop.node.manifest("m/1.json") is None
     assert shop.repository.change_root(replace_key("timestamp", shop)) == 0
+    assert shop.approve("m/1.json") == 0
     assert shop.node.manifest("m/1.json") is not None
 
 
@@ -204,7 +205,7 @@ def test_a_lost_targets_key_is_replaced(shop: Shop) -> None:
 
 
 def work(place: Path, at: int) -> None:
-    """Approves, replaces each key, renews: killed at a point."""
+    """Approves, replaces two keys, renews: killed at a point, before or after a file changes its name or goes."""
     shop = Shop.__new__(Shop)
     shop.place, shop.now_s = place, time.time()
     shop.repository = shop.open()
@@ -226,10 +227,10 @@ def work(place: Path, at: int) -> None:
 
         return call
 
-    for name in ("replace", "unlink", "fsync"):
+    for name in ("replace", "unlink"):
         setattr(os, name, hung(name))
     shop.approve("m/2.json")
-    for role in ("targets", "snapshot", "timestamp", "root"):
+    for role in ("targets", "root"):
         shop.repository.change_root(replace_key(role, shop))
     shop.now_s += 60 * DAY_S
     shop.repository.settle()
@@ -257,4 +258,4 @@ def test_a_kill_at_any_point_leaves_a_whole_repository(shop: Shop) -> None:
             seen = now
             assert shop.node.manifest("m/1.json") is not None, at
             shop.open().settle()
-    assert at > 100
+    assert at > 20
