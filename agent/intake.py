@@ -17,15 +17,16 @@ import msgspec
 import structlog
 
 from agent.answering import Answering
+from agent.asked import Asked
 from agent.errors import StoreError
+from agent.incoming import Incoming
 from agent.job import Job
-from agent.link import Incoming
 from agent.logs import describe
 from agent.post import Post
 from agent.store.journal import Entry, Journal
-from agent.store.outbox import Letter, Outbox
+from agent.store.outbox import Outbox
 from contract import mqtt5, topics
-from contract.answers import Accepted, Delta, Failure, Final, failure_of, plain_error
+from contract.answers import Accepted, Delta, Failure, Final, failure_of
 from contract.deadlines import deadline_ms
 from contract.errors import Refused
 from contract.ids import new_request_id, request_id_of
@@ -38,16 +39,6 @@ log = structlog.get_logger()
 # Of the daemon with the same request open. Power that comes and goes must not end a request; one that brings the
 # daemon down each time must end.
 MAX_STARTS = 20
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asked, how, and where the answer goes."""
-
-    client: str
-    id: str
-    plain: bool
-    reply_to: str | None = None
-    correlation: bytes | None = None
 
 
 class Live(msgspec.Struct, kw_only=True):
@@ -75,7 +66,9 @@ class Intake:
         fleet: str,
         default_ttl_ms: Callable[[], int],
         complete: Callable[[Request], Request],
-        on_refused: Callable[[Status], None],
+        on_refused: Callable[[Refused], None],
+        admit: Callable[[str], None],
+        spend: Callable[[str, int], None],
         answering_for: Callable[[Request], Answering],
         journal: Journal,
         outbox: Outbox,
@@ -84,12 +77,15 @@ class Intake:
         now_ms: Callable[[], int],
     ) -> None:
         """`complete` gives a request what it leaves open and this node has a setting for. `answering_for` finds who
-        answers it, or refuses one for a model or task that is not here. `on_refused` hears of each refusal.
+        answers it, or refuses one for a model or task that is not here. `on_refused` hears of each refusal. `admit`
+        counts a request of a client, or refuses it; `spend` counts the tokens of its answer.
         """
         self._fleet = fleet
         self._default_ttl_ms = default_ttl_ms
         self._complete = complete
         self._on_refused = on_refused
+        self._admit = admit
+        self._spend = spend
         self._answering_for = answering_for
         self._journal = journal
         self._outbox = outbox
@@ -193,7 +189,7 @@ class Intake:
         if row.digest != digest:
             raise _conflict(asked.id)
         if row.final is not None and row.status is not None:
-            await self._post.write(self._letter(asked, row.final, row.status))
+            await self._post.write(asked.letter_again(self._fleet, row.final, row.status))
         return True
 
     async def _take(self, message: Incoming, asked: Asked, request: Request, digest: bytes) -> None:
@@ -212,6 +208,7 @@ class Intake:
         answering.check_admission(asked.client)
         if self._outbox.is_full():
             raise _no_space("the outbox of this node is full")
+        self._admit(asked.client)
         live = Live(digest=digest, asked=asked)
         self._live[asked.client, asked.id] = live
         entry = Entry(
@@ -264,14 +261,15 @@ class Intake:
 
     async def _finish(self, live: Live, final: Final) -> None:
         asked = live.asked
+        if final.usage:
+            self._spend(asked.client, final.usage.prompt_tokens + final.usage.completion_tokens)
         await live.stored.wait()
         if not live.key:  # its row could not be written: the sender has been told, and nothing is to be kept
             live.ended.set()
             return
-        payload = _payload(asked.plain, final)
-        letter = self._letter(asked, payload, final.status)
+        letter = asked.letter(self._fleet, final)
         try:
-            keys = await self._journal.end(live.key, final.status, payload, self._now_ms(), [letter])
+            keys = await self._journal.end(live.key, final.status, letter.payload, self._now_ms(), [letter])
         except StoreError as error:
             log.error("cannot store an answer; sent without", why=str(error))
             self._publish(letter.topic, letter.payload, qos=1, properties=letter.properties)
@@ -284,46 +282,18 @@ class Intake:
         log.info(
             "refused", client=asked.client, status=int(no.status), code=no.code.partition(".")[0].partition("[")[0]
         )
-        self._on_refused(no.status)
+        self._on_refused(no)
         final = Final(id=asked.id, status=no.status, error=failure_of(no))
         # A payload that cannot be read may have been meant either way, so both kinds of client hear of it.
         forms = {asked.plain, not asked.plain} if no.code == "payload" else {asked.plain}
         for plain in sorted(forms):
             form = msgspec.structs.replace(asked, plain=plain)
-            await self._post.write(self._letter(form, _payload(plain, final), no.status))
+            await self._post.write(form.letter(self._fleet, final))
 
     def _send_delta(self, asked: Asked, delta: Accepted | Delta) -> None:
-        if asked.plain:
-            return
-        self._publish(
-            topics.AnswerDelta(asked.client, asked.id).path(self._fleet),
-            msgspec.json.encode(delta),
-            qos=0,
-            properties=mqtt5.for_answer(
-                asked.id,
-                correlation=asked.correlation,
-                status=Status.ACCEPTED if delta.seq == 0 else None,
-                seq=delta.seq,
-            ),
-        )
-
-    def _letter(self, asked: Asked, payload: bytes, status: int) -> Letter:
-        own: topics.Topic = topics.AnswerFinal(asked.client, asked.id)
-        if asked.plain:
-            own = topics.PlainAnswer(asked.client)
-        return Letter(
-            asked.reply_to or own.path(self._fleet),
-            payload,
-            mqtt5.for_answer(asked.id, correlation=asked.correlation, status=status),
-        )
-
-
-def _payload(plain: bool, final: Final) -> bytes:
-    if not plain:
-        return msgspec.json.encode(final)
-    if isinstance(final.error, Failure):
-        return plain_error(final.status, final.error).encode()
-    return str(final.text or "").encode()
+        if not asked.plain:
+            topic, payload, properties = asked.delta(self._fleet, delta)
+            self._publish(topic, payload, qos=0, properties=properties)
 
 
 def _conflict(request_id: str) -> Refused:

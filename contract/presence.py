@@ -1,5 +1,6 @@
 """What a node and the controller say about themselves: presence, card, what a node can serve."""
 
+import hashlib
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -10,12 +11,21 @@ from contract.requests import Task
 State = Literal["online", "draining", "degraded", "offline", "lost"]
 
 
-class NodeState(Struct, frozen=True):
+class NodeState(Struct, frozen=True, omit_defaults=True):
     """Presence. `sess` grows with every connection, so a will of an older one (lower `sess`) is ignored."""
 
     s: State
     sess: Count
     ts: Annotated[Count, Meta(description="ms since 1970 on the node's clock")]
+    report: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="In a heartbeat: `report_mark` of the node's last report."),
+    ] = None
+
+
+def report_mark(report: bytes) -> str:
+    """By which a controller knows whether it has heard a report: the beginning of the SHA-256 of its bytes."""
+    return hashlib.sha256(report).hexdigest()[:8]
 
 
 class Hardware(Struct, frozen=True):

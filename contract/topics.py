@@ -164,6 +164,13 @@ class GroupPolicy(Topic):
 
 
 @dataclass(frozen=True)
+class ClientQuota(Topic):
+    TEMPLATE, WRITER, WHAT = "quota/{client}", "controller", "signed quotas of a client, for the nodes that it asks"
+    RETAINED = True
+    client: str
+
+
+@dataclass(frozen=True)
 class NodeCommand(Topic):
     TEMPLATE, WRITER, WHAT = "node/{node}/cmd", "controller", "a one-shot command"
     node: str
@@ -222,6 +229,7 @@ ALL: tuple[type[Topic], ...] = (
     NodeDesired,
     NodeReported,
     GroupPolicy,
+    ClientQuota,
     NodeCommand,
     NodeEvent,
     NodeTelemetry,

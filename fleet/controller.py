@@ -28,7 +28,9 @@ from fleet.gateway import Gateway
 from fleet.gateway_login import renew_gateway
 from fleet.intake import Intake
 from fleet.inventory import Inventory
+from fleet.listening import Listening
 from fleet.logs import describe
+from fleet.mosquitto import complete_rights
 from fleet.operators import Operators
 from fleet.presence import Attendance
 from fleet.readings import Readings
@@ -60,6 +62,8 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
         database = open_database(folder.database_url)
         broker = ChildBroker(folder)
         try:
+            if complete_rights(folder):
+                log.info("rights at the broker are those of this version now", folder=str(folder.broker))
             if embedded_broker:
                 await broker.begin()
             await _serve(folder, database, broker)
@@ -72,20 +76,20 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     operators = Operators(database, now_ms)
     gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
-    inventory = Inventory(database, now_ms)
+    inventory = Inventory(database, now_ms, folder.revision_floor)
     inventory.load()
     publishing = await asyncio.to_thread(open_publishing, folder, database, now_ms)
     keys, approves = folder.signing_keys(), publishing.catalogue.approves
     steering = Steering(database, inventory, keys, attendance.post, now_ms, approves)
     rollouts = Rollouts(database, inventory, steering, attendance.post, now_ms, approves)
     enrolment = Enrolment(folder, database, now_ms)
-    intake = Intake(database, inventory, steering, now_ms)
+    listener = Listening(Intake(database, inventory, steering, now_ms), inventory, steering, now_ms)
     ended = threading.Event()
     retention = Retention(database, now_ms, ended.is_set)
 
     async def listen() -> None:
         link = await attendance.begin()
-        await asyncio.to_thread(intake.run, link, ended)
+        await asyncio.to_thread(listener.run, link, ended)
 
     def health() -> dict[str, bool]:
         return {"database": _answers(database), "broker": attendance.connected}

@@ -25,10 +25,11 @@ OF_NODE = (
     topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry, topics.NodeHave,
 )  # fmt: skip
 TO_NODE = (topics.NodeRequest, topics.NodeCancel, topics.NodeDesired, topics.NodeCommand)
-TO_NODES = (topics.PoolRequest, topics.PoolCancel, topics.GroupPolicy)
+TO_NODES = (topics.PoolRequest, topics.PoolCancel, topics.GroupPolicy, topics.ClientQuota)
 OF_CLIENT = (topics.NodeRequest, topics.PoolRequest, topics.NodeCancel, topics.PoolCancel)
 OF_CONTROLLER = (
-    topics.NodeDesired, topics.GroupPolicy, topics.NodeCommand, topics.ControllerStatus, topics.RolloutSummary,
+    topics.NodeDesired, topics.GroupPolicy, topics.ClientQuota, topics.NodeCommand, topics.ControllerStatus,
+    topics.RolloutSummary,
 )  # fmt: skip
 
 # What of a node the broker keeps. The controller may empty it, because a node that is gone for good cannot.
@@ -37,7 +38,7 @@ EMPTIED = (topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeH
 # What the controller subscribes to. Its own documents too: the broker may keep newer ones than a restored database.
 HEARD = {kind: kind.QOS for kind in (
     topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry,
-    topics.NodeDesired, topics.GroupPolicy,
+    topics.NodeDesired, topics.GroupPolicy, topics.ClientQuota,
 )}  # fmt: skip
 # Of QoS 1 the broker keeps all that comes while the controller is away. Reports come at each heartbeat: those of 10,000
 # nodes would take the room of events within the hour, and the last of each node is retained anyway.
@@ -57,6 +58,19 @@ def check_free(name: str) -> None:
 def access_list(role: Role, fleet: str) -> str:
     """The access list of the listener for a role."""
     lines = list(_node_lines(fleet) if role == "node" else _client_lines(fleet))
+    return "\n".join(lines) + "\n"
+
+
+def completed(text: str, role: Role, fleet: str) -> str:
+    """An access list, perhaps of an older version, with every line that a new one has. What else is in it stays."""
+    lines = text.splitlines()
+    place = 0
+    for line in access_list(role, fleet).splitlines():
+        if line in lines:
+            place = lines.index(line) + 1
+        elif line:
+            lines.insert(place, line)  # after the one before it, so in the part of the same user
+            place += 1
     return "\n".join(lines) + "\n"
 
 

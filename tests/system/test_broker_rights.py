@@ -48,6 +48,7 @@ TABLE: list[tuple[Topic, set[str], set[str]]] = [
     (topics.NodeDesired("c1"), {CONTROLLER}, {CONTROLLER}),
     (topics.NodeReported("n1"), {"n1", CONTROLLER}, {CONTROLLER}),
     (topics.GroupPolicy("g1"), {CONTROLLER}, {*NODES, CONTROLLER}),
+    (topics.ClientQuota("c1"), {CONTROLLER}, {*NODES, CONTROLLER}),
     (topics.NodeCommand("n1"), {CONTROLLER}, {"n1", CONTROLLER}),
     (topics.NodeEvent("n1", "alert"), {"n1"}, {CONTROLLER}),
     (topics.NodeTelemetry("n1", "sys"), {"n1"}, {CONTROLLER}),
