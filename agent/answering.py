@@ -110,6 +110,14 @@ class Answering:
         """Jobs in the engine."""
         return len(self._running)
 
+    @property
+    def wait_s(self) -> float:
+        """In how many seconds a job that comes now would begin, as the last ones took."""
+        num_before = len(self._queue) + len(self._running)
+        return (
+            0.0 if num_before < self._parallel else self._service_s * (num_before + 1 - self._parallel) / self._parallel
+        )
+
     def check_admission(self, client: str) -> None:
         """Whether one more job of `client` may be submitted now.
 

@@ -185,6 +185,12 @@ class PrivacySection(_Section, frozen=True, kw_only=True):
     """Where prompts may go."""
 
     default: Annotated[Privacy, Meta(description="local, site, redact or any, for requests that do not say.")] = "local"
+    names: Annotated[
+        list[str], Meta(description="Names of people and places that redaction finds, besides those of its own list.")
+    ] = []
+    patterns: Annotated[
+        list[str], Meta(description='What else redaction finds, as in ["^EMP-[0-9]{6}$"]; see docs/routing.md.')
+    ] = []
 
 
 class Journal(_Section, frozen=True, kw_only=True):

@@ -26,13 +26,15 @@ from agent.config import Config
 from agent.connection import Session
 from agent.control import Control
 from agent.description import describe_adapters, describe_default, describe_models, telemetry_columns
+from agent.dispatch import Dispatch
 from agent.enrolled import Enrolled
-from agent.errors import StoreError
+from agent.errors import ConfigError, StoreError
 from agent.events import Events
 from agent.identity import identity_folder
 from agent.incoming import Incoming
 from agent.intake import Intake
 from agent.link import Link
+from agent.load import load_of, place_of
 from agent.logs import Tail, set_level
 from agent.models import Manner
 from agent.notify import Notifier
@@ -41,8 +43,12 @@ from agent.orders import Orders
 from agent.post import Post
 from agent.presence import Presence
 from agent.readings import Readings
+from agent.redaction import Redactor
+from agent.relay import Relay
 from agent.renewal import LOOK_S, Renewal
 from agent.settings import Settings
+from agent.site import LOOK_S as SITE_LOOK_S
+from agent.site import Site
 from agent.store.commands import Commands
 from agent.store.database import Database
 from agent.store.facts import Facts
@@ -175,14 +181,33 @@ class Daemon:
             clock_off_ms=lambda: None if clock.is_credible else clock.off_ms,
             on_alert=self._events.alert,
         )
+        self._relay = Relay(config.node.id, config.node.fleet, self._link.publish)
+        self._site = Site(
+            config.node.id,
+            config.node.site,
+            config.node.fleet,
+            own_load=lambda: load_of(self._models, now_ms()),
+            publish=self._link.publish,
+            now_ms=now_ms,
+        )
+        self._dispatch = Dispatch(
+            config.node.id,
+            site=self._site,
+            relay=self._relay,
+            redactor=_redactor(config),
+            answering_for=self._answering_for,
+            place_of=lambda request: place_of(config.node.id, self._models, request),
+            default_max_tokens=config.sampling.max_tokens,
+            has_cloud=lambda: self._enrolled is not None and self._link.connected,
+        )
         self._intake = Intake(
             fleet=config.node.fleet,
             default_ttl_ms=lambda: self._settings.limits.ttl_ms,
             complete=self._activation.complete,
             on_refused=self._tally.refused,
+            choose=self._dispatch.choose,
             admit=self._enrolled.quotas.admit if self._enrolled else lambda _: None,
             spend=self._enrolled.quotas.spend if self._enrolled else lambda *_: None,
-            answering_for=self._answering_for,
             journal=self._journal,
             outbox=self._outbox,
             post=self._post,
@@ -233,6 +258,9 @@ class Daemon:
         self._telemetry.set_level(self._settings.telemetry)
         if self._notifier.beat_s:
             self._scheduler.add_job(self._notifier.beat, "interval", seconds=self._notifier.beat_s)
+        if self._site.name:
+            self._scheduler.add_job(self._site.tell, "interval", seconds=SITE_LOOK_S)
+            self._scheduler.add_job(self._site.tell, "interval", (True,), seconds=HEARTBEAT_S)
         self._scheduler.start()
         self._notifier.ready()
         await self._stopping.wait()
@@ -324,6 +352,7 @@ class Daemon:
         filters = [topics.NodeRequest.filter(fleet, node=node), topics.NodeCancel.filter(fleet, node=node)]
         for pool in self._config.node.pools:
             filters += [topics.PoolRequest.shared_filter(fleet, pool), topics.PoolCancel.filter(fleet, pool=pool)]
+        filters += self._relay.filters + self._site.filters
         if self._enrolled:
             filters += self._enrolled.filters
         return Session(filters, self._presence.topic, self._presence.payload("lost"))
@@ -332,6 +361,7 @@ class Daemon:
         self._presence.say()
         self._post.connected()
         self._telemetry.connected()
+        self._site.tell(again=True)
         if self._enrolled:
             self._enrolled.report()
 
@@ -347,6 +377,12 @@ class Daemon:
                 self._enrolled
             ):
                 self._enrolled.take(message, topic)
+            case topics.NodeLoad():
+                self._site.hear(topic, message.payload, retained=message.retained)
+                message.ack()
+            case topics.AnswerDelta() | topics.AnswerFinal() | topics.CloudDelta() | topics.CloudFinal():
+                self._relay.hear(topic, message.payload)
+                message.ack()
             case _ if message.retained:
                 # Requests are never retained; one that is would be answered again at every connection.
                 log.warning("retained request is ignored")
@@ -364,6 +400,7 @@ class Daemon:
         self._presence.say()
         await self._models.drain(self._config.limits.drain_s)
         await self._post.flush(OFFLINE_WAIT_S)
+        self._site.leave()
         said = self._presence.say_goodbye()
         if said is not None:
             await asyncio.wait([said], timeout=OFFLINE_WAIT_S)
@@ -387,6 +424,13 @@ class Daemon:
         task = asyncio.create_task(work)
         self._messages.add(task)
         task.add_done_callback(self._messages.discard)
+
+
+def _redactor(config: Config) -> Redactor:
+    try:
+        return Redactor(config.privacy.names, config.privacy.patterns)
+    except ValueError as error:
+        raise ConfigError(f"cannot use [privacy] patterns: one {error}") from error
 
 
 def now_ms() -> int:

@@ -27,6 +27,7 @@ from msgspec import Meta
 
 from contract.enrolment import Role
 from contract.requests import Id
+from fleet.cloud.settings import CloudSettings
 from fleet.errors import FolderError
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     https: Https
     broker: BrokerSection
     database: DatabaseSection = DatabaseSection()
+    cloud: CloudSettings = CloudSettings()
     releases: ReleasesSection = ReleasesSection()
 
 
