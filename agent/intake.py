@@ -15,9 +15,12 @@ from typing import Any
 
 import msgspec
 import structlog
+from msgspec import UNSET
+from msgspec.structs import replace
 
-from agent.answering import Answering
+from agent.answerer import Answerer
 from agent.asked import Asked
+from agent.dispatch import Chosen
 from agent.errors import StoreError
 from agent.incoming import Incoming
 from agent.job import Job
@@ -51,7 +54,7 @@ class Live(msgspec.Struct, kw_only=True):
     stored: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     asked: Asked
-    answering: Answering | None = None
+    answering: Answerer | None = None
     job: Job | None = None
     key: int = 0
     early: list[Delta] = []
@@ -69,16 +72,17 @@ class Intake:
         on_refused: Callable[[Refused], None],
         admit: Callable[[str], None],
         spend: Callable[[str, int], None],
-        answering_for: Callable[[Request], Answering],
+        choose: Callable[[Request, str | None, float], Chosen],
         journal: Journal,
         outbox: Outbox,
         post: Post,
         publish: Callable[..., Any],
         now_ms: Callable[[], int],
     ) -> None:
-        """`complete` gives a request what it leaves open and this node has a setting for. `answering_for` finds who
-        answers it, or refuses one for a model or task that is not here. `on_refused` hears of each refusal. `admit`
-        counts a request of a client, or refuses it; `spend` counts the tokens of its answer.
+        """`complete` gives a request what it leaves open and this node has a setting for. `choose` finds who
+        answers a client's request within so many ms, or refuses it; without a client it was admitted before.
+        `on_refused` hears of each refusal. `admit` counts a request of a client, or refuses it; `spend` counts the
+        tokens of its answer.
         """
         self._fleet = fleet
         self._default_ttl_ms = default_ttl_ms
@@ -86,7 +90,7 @@ class Intake:
         self._on_refused = on_refused
         self._admit = admit
         self._spend = spend
-        self._answering_for = answering_for
+        self._choose = choose
         self._journal = journal
         self._outbox = outbox
         self._post = post
@@ -160,7 +164,7 @@ class Intake:
                 # A clock that was set back must not stretch a deadline beyond what was asked for.
                 left_ms = min(left_ms, entry.deadline_ms - entry.arrived_ms)
                 try:
-                    self._submit(live, request, left_ms, self._answering_for(request))
+                    self._submit(live, request, left_ms, self._choose(request, None, left_ms))
                 except Refused as no:  # its model is no longer here
                     await self._finish(live, Final(id=entry.id, status=no.status, error=failure_of(no)))
         return len(entries)
@@ -204,8 +208,7 @@ class Intake:
                 Status.INVALID, "exp", f"cannot accept exp = {request.exp}: at most {MAX_TTL_MS} ms ahead are accepted"
             )
         request = self._complete(request)
-        answering = self._answering_for(request)
-        answering.check_admission(asked.client)
+        chosen = self._choose(request, asked.client, until_ms - now_ms)
         if self._outbox.is_full():
             raise _no_space("the outbox of this node is full")
         self._admit(asked.client)
@@ -222,7 +225,8 @@ class Intake:
             arrived_ms=now_ms,
             deadline_ms=until_ms,
         )
-        job = self._submit(live, request, until_ms - now_ms, answering)
+        job = self._submit(live, request, until_ms - now_ms, chosen)
+        answering = chosen.answerer
         try:
             live.key = await self._journal.add(entry)
         except StoreError as error:
@@ -237,7 +241,7 @@ class Intake:
         for delta in live.early:
             self._send_delta(asked, delta)
 
-    def _submit(self, live: Live, request: Request, left_ms: int, answering: Answering) -> Job:
+    def _submit(self, live: Live, request: Request, left_ms: int, chosen: Chosen) -> Job:
         asked = live.asked
         now = time.monotonic()
         job = live.job = Job(
@@ -247,10 +251,10 @@ class Intake:
             arrived=now,
             deadline=now + left_ms / 1000,
             on_delta=lambda delta: self._delta(live, delta),
-            on_final=lambda final: self._finish(live, final),
+            on_final=lambda final: self._finish(live, replace(final, why=final.why or chosen.why or UNSET)),
         )
-        live.answering = answering
-        answering.submit(job)
+        live.answering = chosen.answerer
+        chosen.answerer.submit(job)
         return job
 
     def _delta(self, live: Live, delta: Delta) -> None:

@@ -4,7 +4,7 @@ import msgspec
 
 from contract import topics
 from contract.answers import Accepted, Delta, Final
-from contract.presence import Card, ControllerState, Have, NodeState
+from contract.presence import Card, ControllerState, Have, Load, NodeState
 from contract.requests import Cancel, Request
 from contract.steering import Command, Desired, Event, Policy, Quota, Reported, Rollout, Signed, Telemetry
 
@@ -27,6 +27,10 @@ ON_TOPIC: dict[type[topics.Topic], tuple[type[msgspec.Struct], ...]] = {
     topics.NodeEvent: (Event,),
     topics.NodeTelemetry: (Telemetry,),
     topics.NodeHave: (Have,),
+    topics.NodeLoad: (Load,),
+    topics.CloudRequest: (Request,),
+    topics.CloudDelta: (Delta,),
+    topics.CloudFinal: (Final,),
     topics.ControllerStatus: (ControllerState,),
     topics.RolloutSummary: (Rollout,),
 }

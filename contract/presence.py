@@ -8,6 +8,8 @@ from msgspec import Meta, Struct
 from contract.numbers import Amount, Count
 from contract.requests import Task
 
+MAX_LISTED = 256  # models, or adapters, that a node tells its neighbours of
+
 State = Literal["online", "draining", "degraded", "offline", "lost"]
 
 
@@ -93,6 +95,20 @@ class Have(Struct, frozen=True):
     site: str
     url: str
     segments: list[str]
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """How soon a node could answer, for its neighbours: what stands before a new request, and how fast it is."""
+
+    ts: Count
+    wait_ms: Annotated[Count, Meta(description="Until a new request would begin, as the node predicts it.")]
+    prefill_tok_s: Amount
+    decode_tok_s: Amount
+    context_tokens: Count
+    models: Annotated[
+        list[str], Meta(max_length=MAX_LISTED, description="`name@version`; the first answers requests without one.")
+    ]
+    adapters: Annotated[list[str], Meta(max_length=MAX_LISTED, description="`name@version`, for the first model.")] = []
 
 
 class ControllerState(Struct, frozen=True):

@@ -204,6 +204,36 @@ class NodeHave(Topic):
 
 
 @dataclass(frozen=True)
+class NodeLoad(Topic):
+    TEMPLATE, WRITER, WHAT = "site/{site}/load/{node}", "node", "how soon it could answer, for its neighbours"
+    QOS = 0
+    RETAINED = True
+    site: str
+    node: str
+
+
+@dataclass(frozen=True)
+class CloudRequest(Topic):
+    TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/req", "that node", "a request for the cloud, handed on by a node"
+    node: str
+
+
+@dataclass(frozen=True)
+class CloudDelta(Topic):
+    TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/rx/{id}/delta", "controller", "pieces of text from the cloud"
+    QOS = 0
+    node: str
+    id: str
+
+
+@dataclass(frozen=True)
+class CloudFinal(Topic):
+    TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/rx/{id}/final", "controller", "the cloud's whole answer, or the error"
+    node: str
+    id: str
+
+
+@dataclass(frozen=True)
 class ControllerStatus(Topic):
     TEMPLATE, WRITER, WHAT = "ctl/status", "controller, and its last will", "presence of the controller"
     RETAINED = True
@@ -234,6 +264,10 @@ ALL: tuple[type[Topic], ...] = (
     NodeEvent,
     NodeTelemetry,
     NodeHave,
+    NodeLoad,
+    CloudRequest,
+    CloudDelta,
+    CloudFinal,
     ControllerStatus,
     RolloutSummary,
 )

@@ -49,7 +49,16 @@ class BadMessage(ValueError):
 class Intake:
     """Takes messages and writes them through. For one thread."""
 
-    def __init__(self, database: Database, inventory: Inventory, steering: Steering, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        inventory: Inventory,
+        steering: Steering,
+        now_ms: Callable[[], int],
+        lend: Callable[[str, bytes], object] = lambda _node, _payload: None,
+    ) -> None:
+        """`lend` takes what nodes hand on for a cloud."""
+        self._lend = lend
         self._database = database
         self._inventory = inventory
         self._steering = steering
@@ -103,6 +112,8 @@ class Intake:
                 self._take_card(name, payload, now_ms, is_old=is_old)
             case topics.NodeEvent(name, kind):
                 self._take_event(name, kind, payload, now_ms)
+            case topics.CloudRequest(name):
+                self._lend(name, payload)
             case topics.NodeDesired(name) if payload:
                 self._steering.heard_desired(name, _document(payload, Desired).rev)
             case topics.ClientQuota(client):
