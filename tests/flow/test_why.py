@@ -10,8 +10,9 @@ from contract.enrolment import DAY_MS
 from contract.presence import NodeState
 from contract.topics import NodeStatus
 from fleet.api.steering import WishChange
-from fleet.causes import RULES, causes
+from fleet.causes import causes
 from fleet.database import identities as rows
+from fleet.rules import RULES
 from tests.fakes.headquarters import BUSY, FIT, START_MS, Headquarters
 
 HOUR_MS = 3600 * 1000

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from fleet.causes import LAST_RESORT, RULES, causes
+from fleet.causes import causes
 from fleet.evidence import Evidence
+from fleet.rules import LAST_RESORT, RULES
 
 HOUR, DAY = 3600.0, 86_400.0
 WELL = Evidence(
