@@ -1,7 +1,7 @@
 """Prepare a working copy: the virtual environment, the compiled engine, the broker for tests, the model.
 
     python3 bootstrap.py setup        .venv with everything in it
-    python3 bootstrap.py programs     what the tests start: mosquitto, PostgreSQL and strace
+    python3 bootstrap.py programs     what the tests start: mosquitto, nginx, PostgreSQL and strace
     python3 bootstrap.py model        the default model, in .shoal/models
     python3 bootstrap.py embeddings   the default model for embeddings, in .shoal/embeddings
     python3 bootstrap.py hosts        what boots hosts for tests, and Ansible, in .shoal/hosts
@@ -515,6 +515,7 @@ PACKAGE_OF = {
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
     "initdb": "postgresql",
+    "nginx": "nginx-light",
     "strace": "strace",
 }
 HOST_PACKAGE_OF = {
@@ -538,7 +539,7 @@ if [ ! -e "$guard" ]; then
     trap 'exit 1' HUP INT TERM
     cat > "$guard" <<END
 #!/bin/sh
-case "\$*" in *mosquitto*|*postgresql*) kill -0 $$ 2> /dev/null && exit 101 ;; esac
+case "\$*" in *mosquitto*|*nginx*|*postgresql*) kill -0 $$ 2> /dev/null && exit 101 ;; esac
 exit 0
 END
     chmod 755 "$guard"
@@ -547,14 +548,16 @@ install() { apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout
 install "$@" || { apt-get update && install "$@"; }
 for package in "$@"; do
     case "$package" in
-    mosquitto|postgresql) [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "$package.service" ;;
+    mosquitto|postgresql|nginx-light)
+        [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "${package%-light}.service"
+        ;;
     esac
 done
 """
 
 
 def programs() -> None:
-    """Have mosquitto and its clients, PostgreSQL and strace, from the system's packages when they are missing.
+    """Have mosquitto and its clients, nginx, PostgreSQL and strace, from the system's packages when they are missing.
 
     Raises:
         CannotError: they are missing and we may not, or cannot, install them.

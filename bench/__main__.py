@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.report import Report
 
-NAMES = ("adapters", "engine", "fleet", "footprint", "mqtt", "tasks")
+NAMES = ("adapters", "engine", "fleet", "footprint", "mqtt", "rollouts", "tasks")
 
 
 def main() -> int:

@@ -49,6 +49,9 @@ class Issued(Struct, frozen=True, kw_only=True):
     signing_keys: Annotated[
         list[SigningKey], Meta(description="Whose signatures count on desired state; all of them, others no more.")
     ] = []
+    releases_root: Annotated[
+        str | None, Meta(description="TUF root metadata, JSON: whose signatures count on releases. For nodes.")
+    ] = None
 
 
 class Reason(Struct, frozen=True):

@@ -167,8 +167,14 @@ def _hangs(e: Evidence) -> Lines:
         yield f"{stalls} engines hung and were replaced lately"
 
 
+def _update_rejected(e: Evidence) -> Lines:
+    if e.is_here and e.phase == "refused" and e.gate_reasons:
+        yield f"its gate turned the release of revision {e.reported_rev} away: {e.error}"
+        yield from e.gate_reasons
+
+
 def _wish_refused(e: Evidence) -> Lines:
-    if e.is_here and e.phase == "refused":
+    if e.is_here and e.phase == "refused" and not e.gate_reasons:
         yield f"it refused revision {e.reported_rev}: {e.error}"
 
 
@@ -266,6 +272,8 @@ RULES = (
          "Look at its storage and other work on it; `[engine] stall_s` may be too short for its speed."),
     Rule("model_broken", "its model does not load", _model_broken,
          "Check the file (`shoal-agent models`) and replace it; other models still answer."),
+    Rule("update_rejected", "it tried a release and found it bad", _update_rejected,
+         "It serves what it had. Mend the release and publish a new version; see `fleet rollout ls`."),
     Rule("wish_refused", "it refuses what it is wished to be", _wish_refused,
          "Wish for something that it has: `fleet show {node}` lists it."),
     Rule("wish_failed", "it could not become what it is wished to be", _wish_failed,

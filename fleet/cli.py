@@ -8,15 +8,21 @@ import typer
 
 from fleet.broker_url import DEFAULT_URL, ENV_BROKER
 from fleet.commands import (
+    apply,
     ask,
     audit,
     backup,
+    bundle,
     demo,
     identity,
     init,
     login,
     nodes,
     operator,
+    publish,
+    release_keys,
+    releases,
+    rollout,
     serve,
     status,
     steering,
@@ -51,6 +57,16 @@ app.command()(nodes.forget)
 app.command("set", epilog=steering.SET_EPILOG)(steering.set_wish)
 app.command("cmd", epilog=steering.CMD_EPILOG)(steering.command)
 app.add_typer(steering.group_app, name="group")
+app.add_typer(publish.model_app, name="model")
+app.add_typer(publish.adapter_app, name="adapter")
+app.add_typer(releases.release_app, name="release")
+releases.release_app.add_typer(release_keys.keys_app, name="keys")
+for signing in (release_keys.pending, release_keys.sign, release_keys.submit):
+    releases.release_app.command()(signing)
+app.add_typer(bundle.bundle_app, name="bundle")
+app.add_typer(rollout.rollout_app, name="rollout")
+app.command(epilog=apply.PLAN_EPILOG)(apply.plan)
+app.command()(apply.apply)
 app.command()(login.login)
 app.command()(version.version)
 

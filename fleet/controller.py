@@ -1,7 +1,7 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
-start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake
-stop:  HTTPS → schedules → gateway → intake → offline → link → broker → database
+start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake ∥ rollouts
+stop:  HTTPS → schedules → gateway → intake ∥ rollouts → offline → link → broker → database
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -32,11 +32,14 @@ from fleet.logs import describe
 from fleet.operators import Operators
 from fleet.presence import Attendance
 from fleet.readings import Readings
+from fleet.releases.opening import Publishing, open_publishing
 from fleet.retention import Retention
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 from fleet.web.api import Parts, all_endpoints
 from fleet.web.app import make_app
 from fleet.web.enrolment import make_routes
+from fleet.web.release_files import release_files
 from fleet.web.server import WebServer, make_server
 
 log = structlog.get_logger()
@@ -66,13 +69,16 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
 
 
 async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> None:
-    enrolment = Enrolment(folder, database, now_ms)
     operators = Operators(database, now_ms)
     gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
     inventory = Inventory(database, now_ms, folder.revision_floor)
     inventory.load()
-    steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
+    publishing = await asyncio.to_thread(open_publishing, folder, database, now_ms)
+    keys, approves = folder.signing_keys(), publishing.catalogue.approves
+    steering = Steering(database, inventory, keys, attendance.post, now_ms, approves)
+    rollouts = Rollouts(database, inventory, steering, attendance.post, now_ms, approves)
+    enrolment = Enrolment(folder, database, now_ms)
     intake = Intake(database, inventory, steering, now_ms)
     ended = threading.Event()
     retention = Retention(database, now_ms, ended.is_set)
@@ -101,21 +107,26 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         gateway,
         inventory,
         steering,
+        rollouts,
         Forgetting(database, inventory, steering, attendance.post, now_ms),
         Readings(database, now_ms),
+        publishing,
         now_ms,
     )
-    devices = make_routes(enrolment, folder.root_pem)
+    devices = [*make_routes(enrolment, folder.root_pem), release_files(folder.releases)]
     server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
     _end_on_signals(server)
     await upkeep()
-    # A machine that slept runs what was due once, late, and says nothing of it.
-    scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
-    scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
-    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
-    scheduler.start()
-    listening = asyncio.create_task(_run_beside(server, "link", listen()))
-    watching = asyncio.create_task(_run_beside(server, "broker", broker.watch()))
+    await _tend_releases(publishing)
+    scheduler = _start_schedules(upkeep, publishing, steering, retention)
+    listening, rolling, watching = (
+        asyncio.create_task(_run_beside(server, part, work))
+        for part, work in (
+            ("link", listen()),
+            ("rollouts", asyncio.to_thread(rollouts.run, ended)),
+            ("broker", broker.watch()),
+        )
+    )
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
     try:
         await server.serve()
@@ -130,10 +141,22 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         watching.cancel()
         if not attendance.has_begun:
             listening.cancel()
-        outcomes = await asyncio.gather(listening, watching, return_exceptions=True)
+        outcomes = await asyncio.gather(listening, rolling, watching, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
     _raise_failure(outcomes)
+
+
+def _start_schedules(
+    upkeep: Callable[[], Awaitable[None]], publishing: Publishing, steering: Steering, retention: Retention
+) -> AsyncIOScheduler:
+    # A machine that slept runs what was due once, late, and says nothing of it.
+    scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
+    scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
+    scheduler.add_job(_tend_releases, "interval", (publishing,), seconds=UPKEEP_S)
+    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
+    scheduler.start()
+    return scheduler
 
 
 def _end_on_signals(server: WebServer) -> None:
@@ -162,6 +185,13 @@ async def _run_beside(server: WebServer, part: str, work: Awaitable[None]) -> No
         if isinstance(error, FleetError):
             raise
         raise ControllerError(f"cannot go on: a fault of the controller in its {part}; its log says where") from error
+
+
+async def _tend_releases(publishing: Publishing) -> None:
+    try:
+        await asyncio.to_thread(publishing.tend)
+    except FleetError as error:
+        log.error("releases cannot be renewed", **describe(error))
 
 
 async def _tend(steering: Steering, retention: Retention) -> None:

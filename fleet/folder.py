@@ -8,8 +8,12 @@
                     and during a change of that key signing.next.key
     broker/         all that mosquitto reads and writes, and nothing else
     revision.floor  after `fleet restore`: revisions are above this number
+    keys/           keys that sign releases; those of the root, and if one likes of the targets, are to be carried away
+    pending/        metadata of releases that waits for signatures
+    uploads/        files on their way to being published
+    releases/       what nodes and web servers read: metadata/, targets/ (manifests), objects/
 
-Private files have mode 0600 in folders of mode 0700.
+Private files have mode 0600 in folders of mode 0700. Below releases/ anybody may read.
 """
 
 import os
@@ -38,6 +42,7 @@ FLOOR_FILE = "revision.floor"
 ROLES: tuple[Role, ...] = ("node", "client")
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Days = Annotated[int, Meta(ge=1, le=3650)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,6 +72,19 @@ class DatabaseSection(_Section, frozen=True, kw_only=True):
     url: str = ""
 
 
+class ReleasesSection(_Section, frozen=True, kw_only=True):
+    """How long signatures on releases hold, and to how many earlier releases of a name differences are made.
+
+    What the controller signs is renewed when half of its life is over, so it may be away for the other half.
+    """
+
+    root_days: Days = 365
+    targets_days: Days = 365
+    snapshot_days: Days = 90
+    timestamp_days: Days = 4
+    bases: Annotated[int, Meta(ge=0, le=7)] = 2
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`fleet.toml`."""
 
@@ -74,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     https: Https
     broker: BrokerSection
     database: DatabaseSection = DatabaseSection()
+    releases: ReleasesSection = ReleasesSection()
 
 
 @dataclass(frozen=True)
@@ -121,6 +140,22 @@ class Folder:
     def operator_token(self) -> Path:
         """The token of an admin, for commands on this machine."""
         return self.path / "controller" / "operator.token"
+
+    @property
+    def releases(self) -> Path:
+        """What nodes and web servers read."""
+        return self.path / "releases"
+
+    @property
+    def releases_root(self) -> str | None:
+        """The newest TUF root; None for a controller that has not served since there are releases."""
+        file = self.releases / "metadata" / "root.json"
+        try:
+            return file.read_text("utf-8")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FolderError(f"cannot read {file}: {error.strerror}; run this as the folder's owner") from error
 
     def port(self, role: Role) -> int:
         """The broker's port for a role."""

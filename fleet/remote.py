@@ -10,7 +10,7 @@ import msgspec
 
 from contract.enrolment import CA_PATH
 from fleet.api.forms import Refusal
-from fleet.errors import AccessError, ConflictError, ControllerError, FleetError, NotFoundError, UsageError
+from fleet.errors import AccessError, ConflictError, ControllerError, FleetError, NoRoomError, NotFoundError, UsageError
 from fleet.login import Login
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0
 _ERRORS: dict[int, type[FleetError]] = {
     400: UsageError, 401: AccessError, 403: AccessError, 404: NotFoundError, 409: ConflictError, 422: UsageError,
+    507: NoRoomError,
 }  # fmt: skip
 
 
@@ -50,6 +51,21 @@ class Controller:
             return self._ask(method, path, kind, **more)
         headers = {"Content-Type": "application/json"}
         return self._ask(method, path, kind, content=msgspec.json.encode(body), headers=headers, **more)
+
+    def upload(self, path: str, kind: type[T], pieces: Iterator[bytes], num_bytes: int) -> T:
+        """Sends a file."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(num_bytes)}
+        return self._ask("PUT", path, kind, content=pieces, headers=headers)
+
+    def download(self, path: str, body: msgspec.Struct) -> Iterator[bytes]:
+        """What comes for a request, piece by piece."""
+        headers = {"Content-Type": "application/json"}
+        content = msgspec.json.encode(body)
+        with self._reaching(), self._client.stream("POST", path, content=content, headers=headers) as response:
+            if response.status_code != 200:
+                response.read()
+                raise self._refused(response)
+            yield from response.iter_bytes()
 
     def events(self, path: str, kind: type[T]) -> Iterator[T]:
         """The values of a stream of server-sent events, for as long as it lasts."""

@@ -26,6 +26,7 @@ from contract.steering import Desired, Policy
 from contract.topics import GroupPolicy, NodeDesired, Topic
 from fleet import node_commands
 from fleet.api.steering import CommandOutcome, Group, WishChange, Wished
+from fleet.approval import Approves, check_approved, concerned
 from fleet.database.identities import write_audits
 from fleet.database.store import Database
 from fleet.errors import FolderError, NotFoundError, UsageError
@@ -54,6 +55,7 @@ class Steering:
         keys: "Sequence[Ed25519PrivateKey]",
         post: Callable[[Topic, bytes], bool],
         now_ms: Callable[[], int],
+        approves: Approves,
     ) -> None:
         self._database = database
         self._inventory = inventory
@@ -61,6 +63,7 @@ class Steering:
         self._keys = keys
         self._post = post
         self._now_ms = now_ms
+        self._approves = approves
         self._groups = Groups(inventory.wishes.floor)
         self._lock = threading.RLock()
         self._to_review: set[str] = set()
@@ -76,17 +79,30 @@ class Steering:
         Raises:
             UsageError: a setting does not exist or cannot have this value.
             NotFoundError: there is no such node.
+            ConflictError: a release is not approved, and a node has not got it.
         """
         _check(change)
         unknown = sorted({node for node in nodes if not self._inventory.knows(node)})
         if unknown:
             raise NotFoundError(f"cannot find node {unknown[0]!r}: `fleet nodes` lists those that there are")
+        for node in nodes:
+            check_approved(node, change, self._inventory.record(node), self._approves)
         with self._lock:
             made = [new for node in dict.fromkeys(nodes) if (new := self._changed(node, change)) is not None]
             what = msgspec.json.encode(change).decode()
             self._issue(made, actor, "wish", what)
             fresh = {document.node for document in made}
             return [Wished(node, self._wishes.rev(node) or 0, node in fresh) for node in dict.fromkeys(nodes)]
+
+    def nodes_with(self, release: str) -> list[str]:
+        """The nodes that have a release, or of which it is wished, by name."""
+        found = []
+        for record in self._inventory.records():
+            held = self._wishes.held(record.node)
+            wish = held.document if held else None
+            if concerned(release, record, [*wish.adapters, wish.model or ""] if wish else []):
+                found.append(record.node)
+        return sorted(found)
 
     def groups(self) -> list[Group]:
         """All groups, by name."""

@@ -166,3 +166,25 @@ node_groups = Table(
     Column("rev", BigInteger, nullable=False),
     Column("policy", Text),
 )
+
+# A rollout: the plan and the state as JSON, the latter without its nodes, which have rows of their own: a step changes
+# few of them.
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("plan", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("counts", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),
+)
+
+rollout_nodes = Table(
+    "rollout_nodes",
+    metadata,
+    Column("number", Integer, ForeignKey("rollouts.number"), primary_key=True),
+    Column("node", String(63), primary_key=True),
+    Column("state", Text, nullable=False),
+)

@@ -26,7 +26,7 @@ def store_file(path: Path, objects: Objects, earlier: Sequence[Release] = ()) ->
         UsageError: the file cannot be read or is no GGUF file.
         FolderError: objects cannot be stored, or one of an earlier release is missing or damaged.
     """
-    with _mapped(path) as data, ThreadPoolExecutor(os.cpu_count()) as threads:
+    with mapped(path) as data, ThreadPoolExecutor(os.cpu_count()) as threads:
         whole = threads.submit(lambda: hashlib.sha256(data).hexdigest())
         cuts = cuts_of(layout_of(data, str(path)))
         digests = [sha256_of(data[cut.start : cut.end]) for cut in cuts]
@@ -41,7 +41,12 @@ def store_file(path: Path, objects: Objects, earlier: Sequence[Release] = ()) ->
         return File(whole.result(), len(data)), segments
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def mapped(path: Path) -> mmap.mmap:
+    """The bytes of a file.
+
+    Raises:
+        UsageError: it cannot be read or is empty.
+    """
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -22,15 +22,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_everything_is_private(tmp_path: Path) -> None:
-    """No file of the controller, least of all a key, can be read by another user, whatever the umask is."""
+    """No file of the controller, least of all a key, can be read by another user, whatever the umask is.
+
+    But for releases, which a web server shall read, and nobody changes.
+    """
     before = os.umask(0)
     try:
         begin(tmp_path / "ctl", settings())
     finally:
         os.umask(before)
-    made = [tmp_path / "ctl", *(tmp_path / "ctl").rglob("*")]
+    published = set((tmp_path / "ctl/releases").rglob("*")) | {tmp_path / "ctl/releases"}
+    made = {tmp_path / "ctl", *(tmp_path / "ctl").rglob("*")} - published
     assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_file()} == {"0o600"}
     assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_dir()} == {"0o700"}
+    assert {oct(path.stat().st_mode & 0o777) for path in published} == {"0o755", "0o444"}
 
 
 def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
