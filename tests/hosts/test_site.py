@@ -5,17 +5,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from tests.fakes.waiting import until
-from tests.hosts.conftest import Ground
+from tests.hosts.conftest import FOLDER, Ground
 from tests.hosts.host import run
 
 PROBE = Path("tests/hosts/engine_probe.py")
-FOLDER = "/var/lib/shoal-fleet/fleet"
 
 
 def recap(said: str) -> dict[str, dict[str, int]]:
@@ -48,22 +44,6 @@ def test_a_second_play_changes_nothing(ground: Ground) -> None:
         "headquarters": 0,
         "kitchen-1": 0,
     }
-
-
-@pytest.fixture(scope="module")
-def asking(ground: Ground) -> list[str]:
-    """The beginning of a command line that asks the device, as a client with an identity of this fleet."""
-    folder = ground.folder / "tester"
-    line = ground.ssh(ground.controller, f"fleet client create tester --json --dir {FOLDER}").stdout
-    made = json.loads(line)
-    run(
-        program("shoal-agent"), "enroll", made["url"], "--token", made["token"], "--ca-sha256", made["ca_sha256"],
-        "--folder", str(folder),
-    )  # fmt: skip
-    pem = str(folder / "identity.pem")
-    broker = f"mqtts://{ground.controller.address}:8884"
-    options = ["--broker", broker, "--ca", str(folder / "ca.pem"), "--cert", pem, "--key", pem]
-    return [program("fleet"), *options, "ask", "kitchen-1", "--client", "tester"]
 
 
 def test_it_answers_over_tls(asking: list[str]) -> None:
@@ -142,8 +122,3 @@ def agent_pid(ground: Ground) -> int:
     """The agent's process, as this machine numbers it."""
     (pid,) = ground.device.pids("-m agent ")
     return pid
-
-
-def program(name: str) -> str:
-    """A command of this working copy."""
-    return str(Path(sys.executable).with_name(name))
