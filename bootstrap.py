@@ -549,8 +549,7 @@ install "$@" || { apt-get update && install "$@"; }
 for package in "$@"; do
     case "$package" in
     mosquitto|postgresql|nginx-light)
-        [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "${package%-light}.service"
-        ;;
+        [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "${package%-light}.service" ;;
     esac
 done
 """

@@ -13,6 +13,7 @@ from agent.commands import (
     adapters,
     ask,
     check,
+    conformance,
     doctor,
     enroll,
     models,
@@ -21,6 +22,7 @@ from agent.commands import (
     selftest,
     status,
     support_bundle,
+    update,
     version,
 )
 from agent.config import ENV_CONFIG, load_config
@@ -71,10 +73,13 @@ app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
 app.command("support-bundle")(support_bundle.support_bundle)
 app.command("version")(version.version)
+app.command("rollback")(update.rollback)
+app.add_typer(update.app, name="update")
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(conformance.app, name="update-conformance", hidden=True)
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from contract.requests import Id
 CA_PATH = "/v1/ca"
 ENROL_PATH = "/v1/enroll"
 RENEW_PATH = "/v1/renew"
+# Not of enrolment, but for who has enrolled: a request for the cloud, as on the topic `CloudRequest`.
+CLOUD_PATH = "/v1/cloud"
 
 DAY_MS = 24 * 3600 * 1000
 CERTIFICATE_LIFE_MS = 7 * DAY_MS

@@ -1,5 +1,6 @@
 """What a node and the controller say about themselves: presence, card, what a node can serve."""
 
+import hashlib
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -7,15 +8,26 @@ from msgspec import Meta, Struct
 from contract.numbers import Amount, Count
 from contract.requests import Task
 
+MAX_LISTED = 256  # models, or adapters, that a node tells its neighbours of
+
 State = Literal["online", "draining", "degraded", "offline", "lost"]
 
 
-class NodeState(Struct, frozen=True):
+class NodeState(Struct, frozen=True, omit_defaults=True):
     """Presence. `sess` grows with every connection, so a will of an older one (lower `sess`) is ignored."""
 
     s: State
     sess: Count
     ts: Annotated[Count, Meta(description="ms since 1970 on the node's clock")]
+    report: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="In a heartbeat: `report_mark` of the node's last report."),
+    ] = None
+
+
+def report_mark(report: bytes) -> str:
+    """By which a controller knows whether it has heard a report: the beginning of the SHA-256 of its bytes."""
+    return hashlib.sha256(report).hexdigest()[:8]
 
 
 class Hardware(Struct, frozen=True):
@@ -83,6 +95,20 @@ class Have(Struct, frozen=True):
     site: str
     url: str
     segments: list[str]
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """How soon a node could answer, for its neighbours: what stands before a new request, and how fast it is."""
+
+    ts: Count
+    wait_ms: Annotated[Count, Meta(description="Until a new request would begin, as the node predicts it.")]
+    prefill_tok_s: Amount
+    decode_tok_s: Amount
+    context_tokens: Count
+    models: Annotated[
+        list[str], Meta(max_length=MAX_LISTED, description="`name@version`; the first answers requests without one.")
+    ]
+    adapters: Annotated[list[str], Meta(max_length=MAX_LISTED, description="`name@version`, for the first model.")] = []
 
 
 class ControllerState(Struct, frozen=True):

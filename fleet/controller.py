@@ -1,7 +1,7 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
 start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake ∥ rollouts
-stop:  HTTPS → schedules → gateway → intake ∥ rollouts → offline → link → broker → database
+stop:  HTTPS → schedules → gateway → cloud → intake ∥ rollouts → offline → link → broker → database
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.child_broker import ChildBroker
+from fleet.cloud.lending import Lending
 from fleet.database.store import Database, open_database
 from fleet.enrolment import Enrolment
 from fleet.errors import ControllerError, FleetError, FolderError
@@ -28,7 +29,9 @@ from fleet.gateway import Gateway
 from fleet.gateway_login import renew_gateway
 from fleet.intake import Intake
 from fleet.inventory import Inventory
+from fleet.listening import Listening
 from fleet.logs import describe
+from fleet.mosquitto import complete_rights
 from fleet.operators import Operators
 from fleet.presence import Attendance
 from fleet.readings import Readings
@@ -60,6 +63,8 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
         database = open_database(folder.database_url)
         broker = ChildBroker(folder)
         try:
+            if complete_rights(folder):
+                log.info("rights at the broker are those of this version now", folder=str(folder.broker))
             if embedded_broker:
                 await broker.begin()
             await _serve(folder, database, broker)
@@ -69,7 +74,6 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
 
 
 async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> None:
-    operators = Operators(database, now_ms)
     gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
     inventory = Inventory(database, now_ms, folder.revision_floor)
@@ -79,13 +83,13 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     steering = Steering(database, inventory, keys, attendance.post, now_ms, approves)
     rollouts = Rollouts(database, inventory, steering, attendance.post, now_ms, approves)
     enrolment = Enrolment(folder, database, now_ms)
-    intake = Intake(database, inventory, steering, now_ms)
+    lending = Lending(folder, database, attendance.post, now_ms)
+    listener = Listening(Intake(database, inventory, steering, now_ms, lending.desk.take), inventory, steering, now_ms)
     ended = threading.Event()
-    retention = Retention(database, now_ms, ended.is_set)
 
     async def listen() -> None:
         link = await attendance.begin()
-        await asyncio.to_thread(intake.run, link, ended)
+        await asyncio.to_thread(listener.run, link, ended)
 
     def health() -> dict[str, bool]:
         return {"database": _answers(database), "broker": attendance.connected}
@@ -103,7 +107,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         folder,
         database,
         enrolment,
-        operators,
+        Operators(database, now_ms),
         gateway,
         inventory,
         steering,
@@ -113,12 +117,12 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         publishing,
         now_ms,
     )
-    devices = [*make_routes(enrolment, folder.root_pem), release_files(folder.releases)]
-    server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
+    devices = [*make_routes(enrolment, folder.root_pem), release_files(folder.releases), *lending.routes]
+    server = make_server(folder, make_app(all_endpoints(parts), parts.operators.authenticate, devices, health))
     _end_on_signals(server)
     await upkeep()
     await _tend_releases(publishing)
-    scheduler = _start_schedules(upkeep, publishing, steering, retention)
+    scheduler = _start_schedules(upkeep, publishing, steering, Retention(database, now_ms, ended.is_set))
     listening, rolling, watching = (
         asyncio.create_task(_run_beside(server, part, work))
         for part, work in (
@@ -137,6 +141,7 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     finally:
         scheduler.shutdown(wait=False)
         await gateway.end()
+        await lending.end()
         ended.set()
         watching.cancel()
         if not attendance.has_begun:

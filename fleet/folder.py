@@ -7,11 +7,11 @@
                     nodes), operator.token (an admin's, for commands on this machine), signing.key (desired state),
                     and during a change of that key signing.next.key
     broker/         all that mosquitto reads and writes, and nothing else
-    revision.floor  after `fleet restore`: revisions are above this number
     keys/           keys that sign releases; those of the root, and if one likes of the targets, are to be carried away
     pending/        metadata of releases that waits for signatures
     uploads/        files on their way to being published
     releases/       what nodes and web servers read: metadata/, targets/ (manifests), objects/
+    revision.floor  after `fleet restore`: revisions are above this number
 
 Private files have mode 0600 in folders of mode 0700. Below releases/ anybody may read.
 """
@@ -27,6 +27,7 @@ from msgspec import Meta
 
 from contract.enrolment import Role
 from contract.requests import Id
+from fleet.cloud.settings import CloudSettings
 from fleet.errors import FolderError
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     https: Https
     broker: BrokerSection
     database: DatabaseSection = DatabaseSection()
+    cloud: CloudSettings = CloudSettings()
     releases: ReleasesSection = ReleasesSection()
 
 

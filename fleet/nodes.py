@@ -49,6 +49,7 @@ class Node(Struct, gc=False, kw_only=True):
     is_missing: bool = False  # it said nothing after a new connection to the broker, which may have died with it
     reported: Reported | None = None
     reported_ms: int = 0
+    report_mark: str = ""
     clock_ahead_ms: int | None = None
     series: dict[str, Series] = {}
     machine: Machine | None = None

@@ -5,7 +5,8 @@ What always holds:
 - A revision is on disk, with its text, before it is signed or published, and is never given out again.
 - A new revision is made only when the content changes, when the document nears its end, or when the database was set
   back, so that nodes know newer ones.
-- What the broker or a node has missed is published again: at each connection, and when a node reports an older one.
+- What the broker or a node has missed is published again: at each connection, and when a node reports an older one, or
+  at its heartbeat has not reported a newer one.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from contract.topics import GroupPolicy, NodeDesired, Topic
 from fleet import node_commands
 from fleet.api.steering import CommandOutcome, Group, WishChange, Wished
 from fleet.approval import Approves, check_approved, concerned
+from fleet.client_quotas import ClientQuotas
 from fleet.database.identities import write_audits
 from fleet.database.store import Database
 from fleet.errors import FolderError, NotFoundError, UsageError
@@ -68,6 +70,7 @@ class Steering:
         self._lock = threading.RLock()
         self._to_review: set[str] = set()
         self.commands = NodeCommands(post, now_ms)
+        self.quotas = ClientQuotas(database, keys, post, now_ms)
         with database.read() as connection:
             self._groups.load(connection)
 
@@ -193,12 +196,16 @@ class Steering:
 
     def heard_report(self, node: str, rev: int) -> None:
         """A node has reported the revision that it knows."""
+        self.heard_beat(node, rev)
+        if self._wishes.take_floor(node, rev) and self._wishes.held(node) is not None:
+            self._review_later(node)
+
+    def heard_beat(self, node: str, rev: int) -> None:
+        """A node is there, and this is the revision that it has reported; 0: its last report was not heard."""
         held = self._wishes.held(node)
         if held is not None and rev < held.rev:
             with self._lock:  # a newer one may be on its way, and must be the last
                 self._publish([node])
-        elif self._wishes.take_floor(node, rev) and held is not None:
-            self._review_later(node)
 
     def heard_desired(self, node: str, rev: int) -> None:
         """The broker keeps a document of this revision for a node."""
@@ -231,6 +238,7 @@ class Steering:
 
     def resend(self) -> None:
         """Publishes what nodes have not reported yet, and all policies: the broker is another, or was away."""
+        self.quotas.begin()
         with self._lock:
             self._publish(
                 [node for node, held in self._wishes.all() if (self._inventory.reported_rev(node) or 0) < held.rev]

@@ -55,6 +55,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     start_timeout_s: float
     stall_s: float
     address_space_bytes: int = 0
+    chat_template: str | None = None
     unit_socket: str = ""  # of the unit that starts engines; empty: they are children of this process
 
 
@@ -237,6 +238,7 @@ class Supervisor:
                     prefix_cache_bytes=self._plan.prefix_cache_bytes,
                     cache_dir=self._plan.cache_dir,
                     address_space_bytes=self._plan.address_space_bytes,
+                    chat_template=self._plan.chat_template,
                 )
             )
             try:

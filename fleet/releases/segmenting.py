@@ -91,6 +91,6 @@ class _Packer:
     def _content_of(self, segment: Segment) -> bytes:
         alone = next(source for source in segment.sources if source.base is None)
         try:
-            return unpack(segment, alone, self._objects.read(alone.sha256))
+            return bytes(unpack(segment, alone, self._objects.read(alone.sha256)))
         except BadSegment as error:
             raise FolderError(f"{error}; restore the object from a copy") from None

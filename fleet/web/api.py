@@ -17,7 +17,20 @@ from fleet.releases.opening import Publishing
 from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 from fleet.targets import Targets
-from fleet.web import apply, audit, bundles, identities, nodes, operators, readings, releases, rollouts, steering, trust
+from fleet.web import (
+    apply,
+    audit,
+    bundles,
+    identities,
+    left,
+    nodes,
+    operators,
+    readings,
+    releases,
+    rollouts,
+    steering,
+    trust,
+)  # fmt: skip
 from fleet.web.chat import Chat
 from fleet.web.endpoint import Endpoint
 from fleet.web.events import Events
@@ -49,6 +62,7 @@ def all_endpoints(parts: Parts) -> list[Endpoint]:
         *operators.endpoints(parts.operators),
         *identities.endpoints(parts.enrolment, parts.operators, parts.folder.url, root.digest),
         *audit.endpoints(parts.database),
+        *left.endpoints(parts.database),
         *nodes.endpoints(parts.inventory, parts.forgetting, parts.now_ms),
         *Events(parts.inventory).endpoints(),
         *steering.endpoints(parts.steering, parts.rollouts, parts.inventory),

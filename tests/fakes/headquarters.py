@@ -18,6 +18,7 @@ from fleet.forgetting import Forgetting
 from fleet.intake import Intake
 from fleet.inventory import Inventory
 from fleet.link import Incoming
+from fleet.listening import Listening
 from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 
@@ -55,6 +56,7 @@ class Headquarters:
         self.rollouts = Rollouts(self.database, self.inventory, self.steering, self._post, self.clock, self.approves)
         self.forgetting = Forgetting(self.database, self.inventory, self.steering, self._post, self.clock)
         self.intake = Intake(self.database, self.inventory, self.steering, self.clock)
+        self.listening = Listening(self.intake, self.inventory, self.steering, self.clock)
         self._seqs: dict[tuple[str, str], itertools.count[int]] = {}
         self._eids = itertools.count(1)
         self.sess = 0
