@@ -53,6 +53,18 @@ def test_it_answers_over_tls(asking: list[str]) -> None:
     assert final["node"] == "kitchen-1"
 
 
+def test_texts_stay_where_they_belong(ground: Ground, asking: list[str]) -> None:
+    """A word of a prompt is in no log of either host, not in a support bundle and not in the fleet's database."""
+    word = "zanzibar7391"
+    assert json.loads(run(*asking, f"Repeat: {word}", "--max-tokens", "16", "--json"))["status"] == 200
+    bundle = "shoal-agent support-bundle /run/b.tar.gz > /dev/null && tar --extract --to-stdout --file /run/b.tar.gz"
+    for host, command in (
+        (ground.device, f"({bundle}; journalctl --no-pager)"),
+        (ground.controller, f"(cat {FOLDER}/fleet.db*; journalctl --no-pager)"),
+    ):
+        assert ground.ssh(host, f"{command} | grep --text --count {word}", check=False).stdout == "0\n"
+
+
 def test_the_engine_is_shut_in(ground: Ground) -> None:
     """What the unit allows is tried from inside: no network, no file of the agent but models, nothing to write to."""
     ground.ssh(ground.device, "cat > /run/engine_probe.py", given=PROBE.read_text("utf-8"))
