@@ -65,6 +65,13 @@ def test_texts_stay_where_they_belong(ground: Ground, asking: list[str]) -> None
         assert ground.ssh(host, f"{command} | grep --text --count {word}", check=False).stdout == "0\n"
 
 
+def test_the_backup_works_in_its_unit(ground: Ground) -> None:
+    """What the timer starts every night can read the folder and write where it shall, and nobody else reads it."""
+    ground.ssh(ground.controller, "systemctl start shoal-backup.service")
+    listed = ground.ssh(ground.controller, "stat --format '%A %U' /var/backups/shoal/*.tar.gz").stdout
+    assert listed.split() == ["-rw-------", "shoal-fleet"]
+
+
 def test_the_engine_is_shut_in(ground: Ground) -> None:
     """What the unit allows is tried from inside: no network, no file of the agent but models, nothing to write to."""
     ground.ssh(ground.device, "cat > /run/engine_probe.py", given=PROBE.read_text("utf-8"))
