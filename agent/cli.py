@@ -12,6 +12,7 @@ import typer
 from agent.commands import (
     adapters,
     ask,
+    calibrate,
     check,
     conformance,
     enroll,
@@ -65,6 +66,7 @@ app.command("check")(check.check)
 app.command("selftest")(selftest.selftest)
 app.command("ask")(ask.ask)
 app.command("status")(status.status)
+app.command("calibrate")(calibrate.calibrate)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
 app.command("version")(version.version)

@@ -19,6 +19,7 @@ from agent.redaction import Redactor
 from agent.relay import Relay
 from agent.router import Place
 from agent.site import Site
+from agent.sureness import Sureness
 from contract.answers import Final
 from contract.errors import Refused
 from contract.presence import Load
@@ -61,6 +62,7 @@ class House:
         dispatch = Dispatch(  # a new one each time, which remembers no failure
             "n1", site=self._site, relay=self._relay, redactor=Redactor(), answering_for=_refuse,
             place_of=lambda _: Place("n1", 0, 500, 50, 2048), default_max_tokens=10, has_cloud=lambda: True,
+            sureness=Sureness({}),
         )  # fmt: skip
         ended: asyncio.Future[Final] = asyncio.get_running_loop().create_future()
 

@@ -18,6 +18,7 @@ from agent.redaction import Redactor
 from agent.relay import Relay
 from agent.router import Place
 from agent.site import Site
+from agent.sureness import Kept, Sureness
 from contract.answers import Failure, Final
 from contract.errors import Refused
 from contract.presence import Load
@@ -35,6 +36,7 @@ class Node:
         self.refusal: Refused | None = None
         self.wait_ms = 0.0
         self.has_cloud = True
+        self.kept: dict[str, Kept] = {}
         self.left: list[tuple[str, bytes]] = []
         self.answer: Any = lambda _topic, _request: None
         self.answering = Answering(
@@ -47,6 +49,7 @@ class Node:
             "n1", site=self.site, relay=self.relay, redactor=Redactor(), answering_for=self._answering_for,
             place_of=lambda _: Place("n1", self.wait_ms, 500, 50, 2048), default_max_tokens=10,
             has_cloud=lambda: self.has_cloud,
+            sureness=Sureness(self.kept),
         )  # fmt: skip
 
     def meet(self, name: str, site: str = "cellar") -> None:
