@@ -1,4 +1,4 @@
-"""Which answers are good enough to be kept: the calibration of each model and adapter, and what must be reached.
+"""Which answers are good enough to be kept: for each model and adapter the confidence from which on they are.
 
 Stored in `{state_dir}/calibration.json`, written by `shoal-agent calibrate`, read when the daemon starts.
 """
@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, UnsetType
 
-from agent.calibration import MIN_OUTCOMES, Calibration, Outcome, calibrate, calibration_error, threshold
+from agent.calibration import MIN_OUTCOMES, Outcome, calibrate, calibration_error, threshold
 from agent.errors import AgentError, ConfigError
 from contract.answers import Final
 
 FILE = "calibration.json"
+ABOVE_ALL = 2.0  # no answer is so sure
 
 
 class Answered(Outcome, frozen=True, kw_only=True):
@@ -24,19 +25,18 @@ class Answered(Outcome, frozen=True, kw_only=True):
     adapter: str | None = None
 
 
-class Kept(Struct, frozen=True):
-    """Of one model and adapter: an answer that is right with this probability is kept."""
-
-    calibration: Calibration
-    from_probability: float
-
-
 class Fit(Struct, frozen=True):
-    """What `shoal-agent calibrate` shows of a model and adapter."""
+    """What `shoal-agent calibrate` shows of a model and adapter.
+
+    Answers from `from_confidence` on are kept, and then right with probability `right` at least; `sent` is the share of
+    the others, `error` the expected calibration error.
+    """
 
     model: str
     adapter: str | None
     outcomes: int
+    from_confidence: float
+    right: float
     sent: float
     error: float
 
@@ -44,7 +44,7 @@ class Fit(Struct, frozen=True):
 class Sureness:
     """Judges finals."""
 
-    def __init__(self, kept: dict[str, Kept]) -> None:
+    def __init__(self, kept: dict[str, float]) -> None:
         self._kept = kept
 
     def knows(self, model: str) -> bool:
@@ -54,9 +54,7 @@ class Sureness:
     def is_enough(self, final: Final) -> bool:
         """Whether an answer is kept. One of which nothing is known is."""
         kept = self._kept.get(_key(str(final.model), final.adapter or None))
-        if kept is None or isinstance(final.confidence, UnsetType):
-            return True
-        return kept.calibration.probability(final.confidence) >= kept.from_probability
+        return kept is None or isinstance(final.confidence, UnsetType) or final.confidence >= kept
 
 
 def load(state_dir: Path) -> Sureness:
@@ -67,15 +65,15 @@ def load(state_dir: Path) -> Sureness:
     """
     file = state_dir / FILE
     try:
-        return Sureness(msgspec.json.decode(file.read_bytes(), type=dict[str, Kept]))
+        return Sureness(msgspec.json.decode(file.read_bytes(), type=dict[str, float]))
     except FileNotFoundError:
         return Sureness({})
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(f"cannot use {file}: {error}; calibrate again or remove it") from error
 
 
-def fit(outcomes: Iterable[Answered], share: float) -> tuple[dict[str, Kept], list[Fit]]:
-    """The calibrations of all models and adapters, so that of answers like these at most `share` are sent on.
+def fit(outcomes: Iterable[Answered], share: float) -> list[Fit]:
+    """What is kept of each model and adapter, so that of answers like these at most `share` are sent on.
 
     The error is that of the second half under a calibration made from the first: of what it was made from, an isotonic
     regression has none.
@@ -86,7 +84,7 @@ def fit(outcomes: Iterable[Answered], share: float) -> tuple[dict[str, Kept], li
     by_key: dict[str, list[Answered]] = {}
     for one in outcomes:
         by_key.setdefault(_key(one.model, one.adapter), []).append(one)
-    kept, fits = dict[str, Kept](), list[Fit]()
+    fits = list[Fit]()
     for key, some in by_key.items():
         random.Random(0).shuffle(some)  # they may stand in an order that says something
         half = len(some) // 2
@@ -94,13 +92,29 @@ def fit(outcomes: Iterable[Answered], share: float) -> tuple[dict[str, Kept], li
         if whole is None or first is None:
             need = f"at least {2 * MIN_OUTCOMES} are needed"
             raise AgentError(f"cannot calibrate {key}: it has {len(some)} outcomes; {need}")
-        probabilities = [whole.probability(one.confidence) for one in some]
-        at = threshold(probabilities, share)
-        kept[key] = Kept(whole, min(at, 1.0))
+        at = min(threshold([one.confidence for one in some], share), ABOVE_ALL)
         error = calibration_error([(first.probability(one.confidence), one.right) for one in some[half:]])
-        sent = sum(one < at for one in probabilities) / len(some)
-        fits.append(Fit(some[0].model, some[0].adapter, len(some), round(sent, 4), round(error, 4)))
-    return kept, fits
+        sent = sum(one.confidence < at for one in some) / len(some)
+        right = whole.probability(at)
+        fits.append(
+            Fit(some[0].model, some[0].adapter, len(some), at, round(right, 4), round(sent, 4), round(error, 4))
+        )
+    return fits
+
+
+def store(state_dir: Path, fits: Iterable[Fit]) -> None:
+    """Writes what is kept from the daemon's next start on.
+
+    Raises:
+        AgentError: the folder cannot be written.
+    """
+    file = state_dir / FILE
+    fresh = file.with_name(f".{FILE}")
+    try:
+        fresh.write_bytes(msgspec.json.encode({_key(one.model, one.adapter): one.from_confidence for one in fits}))
+        fresh.replace(file)
+    except OSError as error:
+        raise AgentError(f"cannot write {file}: {error.strerror}; let this user write there") from error
 
 
 def _key(model: str, adapter: str | None) -> str:

@@ -9,7 +9,7 @@ import typer
 from agent.commands.output import Json, print_json
 from agent.config import load_config
 from agent.errors import AgentError
-from agent.sureness import FILE, Answered, fit
+from agent.sureness import Answered, fit, store
 
 
 def calibrate(
@@ -28,17 +28,12 @@ def calibrate(
         logged = msgspec.json.Decoder(Answered).decode_lines(outcomes.read_bytes())
     except (OSError, msgspec.MsgspecError) as error:
         raise AgentError(f"cannot read {outcomes}: {error}; write one JSON object in each line") from error
-    kept, fits = fit(logged, send)
-    file = load_config().state_dir / FILE
-    try:
-        fresh = file.with_name(f".{FILE}")
-        fresh.write_bytes(msgspec.json.encode(kept))
-        fresh.replace(file)
-    except OSError as error:
-        raise AgentError(f"cannot write {file}: {error.strerror}; let this user write there") from error
+    fits = fit(logged, send)
+    store(load_config().state_dir, fits)
     if as_json:
         print_json(msgspec.to_builtins(fits))
         return
     for one in fits:
         name = one.model + (f" with {one.adapter}" if one.adapter else "")
-        print(f"{name}: {one.outcomes} outcomes, sends {one.sent:.1%}, calibration error {one.error:.3f}")
+        print(f"{name}: {one.outcomes} outcomes; {1 - one.sent:.1%} are kept, those from {one.from_confidence:.3f} on,")
+        print(f"  which are right with probability {one.right:.2f} or more (calibration error {one.error:.3f})")

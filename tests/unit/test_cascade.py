@@ -9,17 +9,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agent.calibration import Calibration
 from agent.cascade import Cascade
 from agent.errors import AgentError, ConfigError
 from agent.job import Job
-from agent.sureness import FILE, Answered, Kept, Sureness, fit, load
+from agent.sureness import FILE, Answered, Sureness, fit, load, store
 from contract.answers import Accepted, Final
 from contract.requests import Request
 
 OWN = Final(id="r", status=200, text="own", model="m@1", adapter=None, confidence=0.3, served_by="local")
 FAR = Final(id="r", status=200, text="far", served_by="cloud:one", why="confidence")
-SURENESS = Sureness({"m@1": Kept(Calibration([0.0, 0.5], [0.2, 0.9]), 0.5)})
+SURENESS = Sureness({"m@1": 0.5})
 
 
 class Script:
@@ -74,7 +73,7 @@ def answer(own: Final, far: Final, *, left_s: float = 9.0) -> tuple[Final, int]:
 
 
 def test_a_sure_answer_stays_and_an_unsure_one_is_asked_for_again() -> None:
-    """By the calibration of its model; one of another model, or without a confidence, stays."""
+    """By what is kept of its model; one of another model, or without a confidence, stays."""
     assert answer(OWN, FAR) == (FAR, 1)
     for own in (replace(OWN, confidence=0.5), replace(OWN, model="other@1"), replace(OWN, adapter="a@1")):
         assert answer(own, FAR) == (own, 0)
@@ -103,19 +102,21 @@ def outcomes(number: int) -> list[Answered]:
 
 def test_calibrating_keeps_the_share_and_says_how_good_it_is(tmp_path: Path) -> None:
     """The least probable tenth would be sent; the calibration error on the other half is small."""
-    logged = outcomes(2_000)
-    kept, [one] = fit(logged, 0.1)
-    assert (one.model, one.adapter, one.outcomes) == ("m@1", "a@2", 2_000)
-    assert 0 < one.sent <= 0.1
+    logged = outcomes(8_000)
+    [one] = fit(logged, 0.1)
+    assert (one.model, one.adapter, one.outcomes) == ("m@1", "a@2", 8_000)
+    assert one.sent == 0.1
+    assert one.right < 0.05
     assert one.error <= 0.05
-    judge = Sureness(kept)
+    store(tmp_path, [one])
+    judge = load(tmp_path)
     finals = [replace(OWN, adapter="a@2", confidence=answer.confidence) for answer in logged]
     assert sum(not judge.is_enough(final) for final in finals) / len(finals) == one.sent
     assert judge.knows("m@1")
     assert not judge.knows("m")
     with pytest.raises(AgentError, match="at least 100"):
         fit(outcomes(99), 0.1)
-    assert load(tmp_path).is_enough(OWN)
-    (tmp_path / FILE).write_text(json.dumps({"m@1": 3}))
+    assert load(tmp_path / "new").is_enough(OWN)
+    (tmp_path / FILE).write_text(json.dumps({"m@1": "x"}))
     with pytest.raises(ConfigError, match="calibrate again"):
         load(tmp_path)

@@ -18,7 +18,7 @@ from agent.redaction import Redactor
 from agent.relay import Relay
 from agent.router import Place
 from agent.site import Site
-from agent.sureness import Kept, Sureness
+from agent.sureness import Sureness
 from contract.answers import Failure, Final
 from contract.errors import Refused
 from contract.presence import Load
@@ -36,7 +36,7 @@ class Node:
         self.refusal: Refused | None = None
         self.wait_ms = 0.0
         self.has_cloud = True
-        self.kept: dict[str, Kept] = {}
+        self.kept: dict[str, float] = {}
         self.left: list[tuple[str, bytes]] = []
         self.answer: Any = lambda _topic, _request: None
         self.answering = Answering(
