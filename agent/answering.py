@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from itertools import count
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -21,6 +22,7 @@ from agent.engine.death import Death
 from agent.engine.supervisor import State
 from agent.job import Job
 from agent.logs import describe
+from agent.models import Manner
 from agent.quarantine import Quarantine
 from agent.queue import Queue
 from agent.store.adapter_entries import Entry
@@ -30,6 +32,7 @@ from contract.answers import Accepted, Delta, Failure, Final, Timings, Usage
 from contract.errors import Refused
 from contract.status import Status
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 MAX_RUNS = 2
@@ -48,20 +51,23 @@ class Answering:
         parallel: int,
         limits: Callable[[], Limits],
         sampling: Sampling,
+        manner: Manner,
         find_adapter: Callable[[str], Entry],
         quarantine: Quarantine,
         send: Callable[[frames.ToEngine], None],
         has_adapter: Callable[[str], bool] = lambda _: False,
         tally: Tally | None = None,
     ) -> None:
-        """`limits` may change while it runs. `find_adapter` raises Refused for one that is not here; `send` takes care
-        that the engine has it, and `has_adapter` knows whether it has an adapter already. `tally` counts.
+        """`limits` may change while it runs; `manner` goes before `sampling`. `find_adapter` raises Refused for one
+        that is not here; `send` takes care that the engine has it, and `has_adapter` knows whether it has an adapter
+        already. `tally` counts.
         """
         self._node = node
         self.model = model
         self._parallel = parallel
         self._limits = limits
         self._sampling = sampling
+        self.manner = manner
         self._find_adapter = find_adapter
         self._quarantine = quarantine
         self._send = send
@@ -75,6 +81,7 @@ class Answering:
         self._idle = asyncio.Event()  # nothing runs and all finals are stored
         self._service_s = 2.0  # moving mean of how long a run takes
         self.draining = False
+        self.is_held = False  # what waits goes on waiting, what runs goes on
         self.num_ended: dict[int, int] = {}
 
     @property
@@ -138,6 +145,11 @@ class Answering:
         ahead = self._queue.num_ahead(job, time.monotonic(), self._service_s)
         return Accepted(id=job.id, node=self._node, queue=ahead, model=self.model)
 
+    def hold(self, *, held: bool) -> None:
+        """From now on no job goes to the engine, or they do again."""
+        self.is_held = held
+        self._pump()
+
     def cancel(self, job: Job) -> None:
         """Stops a job; it ends with 499 unless it ends otherwise first."""
         self._stop(job, Status.CANCELLED, "cannot answer: the request was cancelled")
@@ -200,7 +212,8 @@ class Answering:
                     self._fail(job, Status(frame.status), frame.code, frame.message)
 
     def _pump(self) -> None:
-        while self._engine is State.READY and not self.draining and len(self._running) < 2 * self._parallel:
+        may_run = self._engine is State.READY and not self.draining and not self.is_held
+        while may_run and len(self._running) < 2 * self._parallel:
             now = time.monotonic()
             job = self._queue.peek(now, self._service_s, above=self._bar())
             if job is None or any(other.suspect for other in self._running.values()):
@@ -231,7 +244,7 @@ class Answering:
         job.num_runs += 1
         job.started = job.started or now
         self._running[job.number] = job
-        want, default = job.request, self._sampling
+        want, own, default = job.request, self.manner.sampling, self._sampling
         if want.task == "embed":
             self._send(
                 frames.Embed(
@@ -257,18 +270,18 @@ class Answering:
                 job=job.number,
                 turns=want.turns,
                 sampling=frames.Sampling(
-                    temperature=default.temperature if want.temperature is None else want.temperature,
-                    top_p=default.top_p if want.top_p is None else want.top_p,
-                    top_k=default.top_k if want.top_k is None else want.top_k,
-                    min_p=want.min_p or 0.0,
-                    repeat_penalty=1.0 if want.repeat_penalty is None else want.repeat_penalty,
+                    temperature=_first(want.temperature, own.temperature, default.temperature),
+                    top_p=_first(want.top_p, own.top_p, default.top_p),
+                    top_k=_first(want.top_k, own.top_k, default.top_k),
+                    min_p=_first(want.min_p, own.min_p, 0.0),
+                    repeat_penalty=_first(want.repeat_penalty, own.repeat_penalty, 1.0),
                     presence_penalty=want.presence_penalty or 0.0,
                     frequency_penalty=want.frequency_penalty or 0.0,
                     seed=want.seed,
                     logit_bias=want.logit_bias or {},
                 ),
-                max_tokens=want.max_tokens or default.max_tokens,
-                stops=want.stops,
+                max_tokens=want.max_tokens or own.max_tokens or default.max_tokens,
+                stops=want.stops or list(own.stop),
                 output_schema=want.output_schema,
                 deadline_ms=max(0.0, (job.deadline - now) * 1000),
                 adapter=job.adapter.sha256 if job.adapter else None,
@@ -391,3 +404,8 @@ class Answering:
     def _note_idle(self) -> None:
         if not self._running and not self._ends:
             self._idle.set()
+
+
+def _first(*values: T | None) -> T:
+    """The first that is said."""
+    return next(value for value in values if value is not None)

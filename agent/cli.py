@@ -15,12 +15,15 @@ from agent.commands import (
     calibrate,
     check,
     conformance,
+    doctor,
     enroll,
     models,
     quarantine,
     requests,
     selftest,
     status,
+    support_bundle,
+    update,
     version,
 )
 from agent.config import ENV_CONFIG, load_config
@@ -63,13 +66,17 @@ def run(
 
 
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("selftest")(selftest.selftest)
 app.command("ask")(ask.ask)
 app.command("status")(status.status)
 app.command("calibrate")(calibrate.calibrate)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
+app.command("support-bundle")(support_bundle.support_bundle)
 app.command("version")(version.version)
+app.command("rollback")(update.rollback)
+app.add_typer(update.app, name="update")
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")

@@ -142,6 +142,12 @@ class Engine(_Section, frozen=True, kw_only=True):
             description="A model that nobody used for this long is unloaded, never the default one. 0: none is.",
         ),
     ] = 600
+    socket: Annotated[
+        str,
+        Meta(
+            description="Of the unit that starts engines (shoal-engine.socket). Empty: they are the agent's children."
+        ),
+    ] = ""
     memory_mib: Annotated[
         int,
         Meta(
@@ -205,6 +211,14 @@ class Store(_Section, frozen=True, kw_only=True):
     adapters_mib: Annotated[
         int, Meta(ge=1, le=2**24, description="On disk; an import that does not fit even then gets 507.")
     ] = 1024
+    models_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**24,
+            description="On disk, of models that came as releases; then the oldest go that may. 0: as the disk has.",
+        ),
+    ] = 0
     resident_mib: Annotated[int, Meta(ge=1, le=2**24, description="In memory, of each model that runs.")] = 256
     allow_unfit: Annotated[
         bool, Meta(description="Use an adapter also with a model on which it failed its test; else that gets 400.")

@@ -5,6 +5,7 @@ stop:  draining → running requests end → outbox flushed → offline → link
 """
 
 import asyncio
+import os
 import resource
 import signal
 import time
@@ -36,6 +37,8 @@ from agent.intake import Intake
 from agent.link import Link
 from agent.load import load_of, place_of
 from agent.logs import Tail, set_level
+from agent.models import Manner
+from agent.notify import Notifier
 from agent.operations import Operations
 from agent.orders import Orders
 from agent.post import Post
@@ -54,8 +57,14 @@ from agent.store.journal import Journal
 from agent.store.lock import lock
 from agent.store.outbox import Outbox
 from agent.store.quarantine import Quarantined
+from agent.store.releases import Releases
 from agent.tally import Tally
 from agent.telemetry import Telemetry
+from agent.update.collector import Collector
+from agent.update.depot import Depot
+from agent.update.duties import FOLDER, Duties
+from agent.update.gating import Gating
+from agent.update.updater import Updater
 from agent.ward import Ward
 from agent.watch import Watch
 from contract import topics
@@ -73,8 +82,8 @@ OFFLINE_WAIT_S = 5.0
 class Daemon:
     """One agent."""
 
-    def __init__(self, config: Config, tail: Tail) -> None:
-        """Opens the store. `tail` has the last lines of the log.
+    def __init__(self, config: Config, tail: Tail, depot: Depot) -> None:
+        """Opens the store. `tail` has the last lines of the log, `depot` is where releases come from.
 
         Raises:
             StoreError: the state directory cannot be used, or another agent uses it.
@@ -85,6 +94,7 @@ class Daemon:
         self._database = Database(config.state_dir)
         self._facts = Facts(self._database)
         self._journal = Journal(self._database)
+        self._releases = Releases(self._database)
         self._outbox = Outbox(self._database, config.journal.outbox_mib * 2**20)
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
@@ -120,7 +130,10 @@ class Daemon:
             config,
             self._facts,
             limits=lambda: self._settings.limits,
-            kept_adapters=lambda: self._activation.kept_adapters,
+            kept_adapters=lambda: self._activation.kept_adapters(self._updater.needed),
+            manner_of=lambda label: Manner.of(self._releases.find(label)),
+            active_adapters=lambda: self._activation.running.adapters,
+            on_crash=self._crashed,
             tally=self._tally,
             quarantine=self._ward.quarantine,
             on_change=lambda: self._presence.say(),  # noqa: PLW0108  # it is made below
@@ -128,6 +141,7 @@ class Daemon:
         )
         self._presence = Presence(config, self._models, self._link, now_ms)
         self._activation = Activation(self._models, self._settings)
+        self._updater = self._make_updater(depot)
         self._asking = Asking(
             complete=self._activation.complete,
             answering_for=self._answering_for,
@@ -140,6 +154,7 @@ class Daemon:
             facts=self._facts,
             renewal=self._renewal,
             activation=self._activation,
+            updater=self._updater,
             link=self._link,
             presence=self._presence,
             events=self._events,
@@ -201,6 +216,7 @@ class Daemon:
             publish=self._link.publish,
             now_ms=now_ms,
         )
+        self._notifier = Notifier(os.environ, is_alive=lambda: self._models.is_alive)
         self._control = Control(
             config.state_dir,
             status=self.status,
@@ -211,6 +227,7 @@ class Daemon:
             },
             quarantined=lambda: self._ward.quarantine.items,
             release=self._ward.release,
+            updates=self._updater,
         )
 
     async def run(self) -> None:
@@ -224,11 +241,11 @@ class Daemon:
         await self._control.start()
         await self._outbox.forget_delivered()
         self._events.alert("agent_started", {"versions": versions()})
+        await self._models.look()
         if self._enrolled:
-            self._enrolled.restore()
+            await self._enrolled.restore()
         else:
             log.info("not enrolled: desired state and commands are not followed")
-        await self._models.look()
         if again := await self._intake.take_up():
             log.info("requests from before the last stop run again", requests=again)
         running = [asyncio.create_task(self._link.run(), name="link")]
@@ -241,11 +258,15 @@ class Daemon:
             jitter_s = round(HEARTBEAT_S * HEARTBEAT_JITTER)
             self._scheduler.add_job(self._enrolled.heartbeat, "interval", seconds=HEARTBEAT_S, jitter=jitter_s)
         self._telemetry.set_level(self._settings.telemetry)
+        if self._notifier.beat_s:
+            self._scheduler.add_job(self._notifier.beat, "interval", seconds=self._notifier.beat_s)
         if self._site.name:
             self._scheduler.add_job(self._site.tell, "interval", seconds=SITE_LOOK_S)
             self._scheduler.add_job(self._site.tell, "interval", (True,), seconds=HEARTBEAT_S)
         self._scheduler.start()
+        self._notifier.ready()
         await self._stopping.wait()
+        self._notifier.stopping()
         self._scheduler.shutdown(wait=False)
         await self._drain()
         for task in running:
@@ -286,6 +307,36 @@ class Daemon:
             "memory_mib": round(process.memory_full_info().pss / 2**20, 1),
             "pid": process.pid,
         }
+
+    def _make_updater(self, depot: Depot) -> Updater:
+        collector = Collector(self._config, self._releases, self._models, lambda: self._updater.needed)
+        duties = Duties(
+            self._config,
+            depot=depot,
+            releases=self._releases,
+            models=self._models,
+            activation=self._activation,
+            gating=Gating(self._config, self._models),
+            collector=collector,
+            wish_with=lambda slot, release: self._updater.wish_with(slot, release),  # noqa: PLW0108  # it is made below
+        )
+        return Updater(
+            self._facts,
+            do=duties.do,
+            present=lambda: self._activation.present,
+            running=lambda: self._activation.running,
+            on_change=self._updates_moved,
+            on_end=lambda: collector.sweep(self._config.state_dir / FOLDER),
+            on_event=self._events.alert,
+        )
+
+    def _updates_moved(self) -> None:
+        if self._enrolled:
+            self._enrolled.updates_moved()
+
+    def _crashed(self, label: str) -> None:
+        if label == self._activation.running.model:
+            self._updater.crashed()
 
     def _pace(self, level: TelemetryLevel) -> None:
         self._telemetry.set_level(level)

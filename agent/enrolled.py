@@ -1,5 +1,6 @@
 """What an agent does for its controller once it is enrolled: follows signed documents, reports, runs commands."""
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import structlog
 
 from agent.activation import Activation
+from agent.desired import Wish
 from agent.documents import Documents
 from agent.events import Events
 from agent.incoming import Incoming
@@ -17,6 +19,7 @@ from agent.quotas import Quotas
 from agent.renewal import Renewal
 from agent.steering import Steering
 from agent.store.facts import Facts
+from agent.update.updater import Updater
 from contract import topics
 from contract.signed import Time, Trust, key_id
 
@@ -37,6 +40,7 @@ class Enrolled:
         facts: Facts,
         renewal: Renewal,
         activation: Activation,
+        updater: Updater,
         link: Link,
         presence: Presence,
         events: Events,
@@ -72,6 +76,7 @@ class Enrolled:
         )
         self._groups = self._documents.groups
         self._activation = activation
+        self.updater = updater
         self._steering = Steering(
             self._documents,
             facts,
@@ -83,6 +88,9 @@ class Enrolled:
             on_groups=self._join,
             on_settings=lambda data: events.audit("settings_changed", data),
             now_ms=_monotonic_ms,
+            in_force=self._in_force,
+            is_exchanging=lambda: updater.is_exchanging,
+            completed=updater.reported,
         )
 
     @property
@@ -91,14 +99,24 @@ class Enrolled:
         own = [kind.filter(self._fleet, node=self._node) for kind in (topics.NodeDesired, topics.NodeCommand)]
         return own + self._policies(self._groups) + self.quotas.filters
 
-    def restore(self) -> None:
-        """Begins with what was in force when the last run ended well."""
-        self._activation.restore(self._steering.last_good)
+    async def restore(self) -> None:
+        """Begins with what was in force when the last run ended well. The models are known by now.
+
+        Raises:
+            StoreError: it cannot be stored that this run begins.
+        """
+        await self.updater.start()
+        self._activation.restore(self.updater.in_force(self._steering.last_good))
 
     async def run(self) -> None:
         """Follows what is wished, until cancelled."""
         await self._orders.answer_the_cut_off()
-        await self._steering.run()
+        await asyncio.gather(self._steering.run(), self.updater.run())
+
+    def updates_moved(self) -> None:
+        """Another release serves, or one has come further."""
+        self._steering.follow()
+        self.report()
 
     def report(self) -> None:
         """Says where the node is."""
@@ -148,6 +166,10 @@ class Enrolled:
         if message.payload:  # nothing is how a retained document is deleted; what is in force stays
             await self._steering.take(message.payload, group)
         message.ack()
+
+    def _in_force(self, wish: Wish) -> Wish:
+        self.updater.follow(wish)
+        return self.updater.in_force(wish)
 
     def _trust(self) -> Trust:
         identity = self._renewal.identity

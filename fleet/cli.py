@@ -11,6 +11,7 @@ from fleet.commands import (
     apply,
     ask,
     audit,
+    backup,
     bundle,
     demo,
     identity,
@@ -43,6 +44,8 @@ app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command()(init.init)
 app.command()(serve.serve)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.add_typer(identity.token_app, name="token")
 app.add_typer(identity.client_app, name="client")
 app.command()(identity.revoke)

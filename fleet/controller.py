@@ -76,7 +76,7 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
 async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> None:
     gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
-    inventory = Inventory(database, now_ms)
+    inventory = Inventory(database, now_ms, folder.revision_floor)
     inventory.load()
     publishing = await asyncio.to_thread(open_publishing, folder, database, now_ms)
     keys, approves = folder.signing_keys(), publishing.catalogue.approves

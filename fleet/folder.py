@@ -11,6 +11,7 @@
     pending/        metadata of releases that waits for signatures
     uploads/        files on their way to being published
     releases/       what nodes and web servers read: metadata/, targets/ (manifests), objects/
+    revision.floor  after `fleet restore`: revisions are above this number
 
 Private files have mode 0600 in folders of mode 0700. Below releases/ anybody may read.
 """
@@ -38,6 +39,7 @@ DEFAULT_PATH = Path("shoal-fleet")
 ENV_PATH = "SHOAL_FLEET_DIR"
 SETTINGS_FILE = "fleet.toml"
 DATABASE_FILE = "fleet.db"
+FLOOR_FILE = "revision.floor"
 ROLES: tuple[Role, ...] = ("node", "client")
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -117,6 +119,14 @@ class Folder:
     def database_url(self) -> str:
         """The database, as SQLAlchemy names it."""
         return self.settings.database.url or f"sqlite:///{self.path / DATABASE_FILE}"
+
+    @property
+    def revision_floor(self) -> int:
+        """Revisions up to this one may have been given out, though the database does not know; 0 without a restore."""
+        try:
+            return int((self.path / FLOOR_FILE).read_text("ascii"))
+        except FileNotFoundError:
+            return 0
 
     @property
     def broker(self) -> Path:

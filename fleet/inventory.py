@@ -38,10 +38,11 @@ NUM_EVENTS = 20
 class Inventory:
     """All nodes. `load` it once."""
 
-    def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
+    def __init__(self, database: Database, now_ms: Callable[[], int], revision_floor: int = 0) -> None:
+        """`revision_floor` is the folder's."""
         self._database = database
         self._now_ms = now_ms
-        self.wishes = Wishes()
+        self.wishes = Wishes(revision_floor)
         self.nodes: dict[str, Node] = {}
         self.heard_ms: int | None = None
         self.num_bad_messages = 0

@@ -66,7 +66,7 @@ class Steering:
         self._post = post
         self._now_ms = now_ms
         self._approves = approves
-        self._groups = Groups()
+        self._groups = Groups(inventory.wishes.floor)
         self._lock = threading.RLock()
         self._to_review: set[str] = set()
         self.commands = NodeCommands(post, now_ms)
@@ -183,6 +183,14 @@ class Steering:
             raise NotFoundError(f"cannot find node {node!r}: `fleet nodes` lists those that there are")
         await asyncio.to_thread(self._write_audit, actor, f"cmd {op}", node, msgspec.json.encode(args).decode())
         return await self.commands.run(node, op, args, timeout_s, online=self._inventory.is_online(node))
+
+    def make_anew(self, why: str) -> None:
+        """Gives every document and policy a new revision, with the same content."""
+        with self._lock:
+            self._issue([self._again(node, held.document) for node, held in self._wishes.all()], CONTROLLER, why, "")
+            for saved in self._groups.all():
+                if policy := policy_of(saved):
+                    self._set_policy(saved, policy.settings, CONTROLLER, why)
 
     # What follows from what is heard.
 

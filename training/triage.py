@@ -94,6 +94,6 @@ TASK = Task(
     },
     make=make,
     label=lambda answer: (answer["severity"], answer["component"]),
-    num_train=1600,
+    num_train=2800,
     max_answer_tokens=64,
 )

@@ -28,10 +28,10 @@ client_app = typer.Typer(help="IoT devices and applications that ask.", no_args_
 
 @token_app.command("create")
 def create_token(
-    node: Annotated[str, typer.Option(help="The node's id.")], ttl: Ttl = "30m", folder: Dir = None
+    node: Annotated[str, typer.Option(help="The node's id.")], ttl: Ttl = "30m", json: Json = False, folder: Dir = None
 ) -> None:
     """Print the line that enrols a device, once."""
-    _create(NewToken(node=node, ttl_s=parse_duration(ttl) // 1000), folder)
+    _create(NewToken(node=node, ttl_s=parse_duration(ttl) // 1000), folder, json)
 
 
 @token_app.command("ls")
@@ -54,11 +54,12 @@ def create_client(
     ttl: Ttl = "30m",
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Quota.  [default: none]")] = None,
     tokens_per_day: Annotated[int | None, typer.Option(min=1, help="Quota.  [default: none]")] = None,
+    json: Json = False,
     folder: Dir = None,
 ) -> None:
     """Print the line that gives a client its identity, once."""
     quotas = {"requests_per_minute": requests_per_minute, "tokens_per_day": tokens_per_day}
-    _create(NewClient(client=client, ttl_s=parse_duration(ttl) // 1000, **quotas), folder)
+    _create(NewClient(client=client, ttl_s=parse_duration(ttl) // 1000, **quotas), folder, json)
 
 
 @client_app.command("ls")
@@ -120,10 +121,13 @@ def _has(client: "Client") -> str:
     return ", ".join(words) or "nothing yet"
 
 
-def _create(wanted: NewToken | NewClient, named: Path | None) -> None:
+def _create(wanted: NewToken | NewClient, named: Path | None, json: bool) -> None:
     """Prints the line: from the folder where it is on this machine, also without `fleet serve`; else over HTTP."""
     here = local_folder(named)
     made = _create_remotely(wanted, named) if here is None else _create_here(wanted, here)
+    if json:
+        print_json(made)
+        return
     into = "" if isinstance(wanted, NewToken) else f" --folder {wanted.client}"
     write(f"shoal-agent enroll {made.url} --token {made.token} --ca-sha256 {made.ca_sha256}{into}")
 
