@@ -13,6 +13,7 @@ from agent.config import Limits, Sampling
 from agent.dispatch import Dispatch
 from agent.elsewhere import Elsewhere
 from agent.job import Job
+from agent.models import Manner
 from agent.quarantine import Quarantine
 from agent.redaction import Redactor
 from agent.relay import Relay
@@ -40,7 +41,8 @@ class Node:
         self.left: list[tuple[str, bytes]] = []
         self.answer: Any = lambda _topic, _request: None
         self.answering = Answering(
-            node="n1", model="m@1", parallel=1, limits=Limits, sampling=Sampling(), find_adapter=lambda _: None,  # type: ignore[arg-type, return-value]
+            node="n1", model="m@1", parallel=1, limits=Limits, sampling=Sampling(), manner=Manner(),
+            find_adapter=lambda _: None,  # type: ignore[arg-type, return-value]
             quarantine=Quarantine(), send=lambda _: None,
         )  # fmt: skip
         self.relay = Relay("n1", "home", self._publish)
