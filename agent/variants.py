@@ -63,9 +63,9 @@ async def look_at(kind: str | None, file: Path, num_bytes: int, wanted: Wanted) 
         threads=max(1, len(os.sched_getaffinity(0))), start_timeout_s=START_TIMEOUT_S, stall_s=STALL_S,
         chat_template=wanted.facts.chat_template,
     )  # fmt: skip
-    own = await show(Subject(plan), wanted.facts, None)
+    own = await show(Subject(plan, None), wanted.facts, None)
     adapters = {
-        name: _share(await show(Subject(plan, Path(one.file)), one.facts, None), one.facts)
+        name: _share(await show(Subject(plan, None, Path(one.file)), one.facts, None), one.facts)
         for name, one in wanted.adapters.items()
     }
     return Variant(
