@@ -3,6 +3,7 @@
 Where there is no memory for one more engine, those that answer requests end for it and what is asked of them waits.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from agent.models import Manner, ModelFile, examine_model
 from agent.update.errors import UpdateRefused, UpdateTroubled
 from agent.update.gate import Trial, Verdict, decide
 from agent.update.trial import Subject, show
+from agent.weights.flat import flat_matrices
 from contract.release import Release
 
 PARALLEL = 2  # streams of a trial
@@ -45,8 +47,12 @@ class Gating:
         serving = self._models.default.model if self._models.default else None
         try:
             candidate = self._candidate(release, file, serving)
+            flat = await asyncio.to_thread(flat_matrices, file) if release.kind == "model" else []
         except (ModelError, OSError) as error:
             verdict = Verdict(False, (str(error),))
+            return verdict, _told(verdict, None, None)
+        if flat:
+            verdict = Verdict(False, (f"{len(flat)} of its matrices are the same everywhere, {flat[0]} is the first",))
             return verdict, _told(verdict, None, None)
         try:
             async with self._models.guest(release.reference, candidate.need):
