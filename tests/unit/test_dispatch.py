@@ -13,6 +13,7 @@ from agent.config import Limits, Sampling
 from agent.dispatch import Dispatch
 from agent.elsewhere import Elsewhere
 from agent.job import Job
+from agent.models import Manner
 from agent.quarantine import Quarantine
 from agent.redaction import Redactor
 from agent.relay import Relay
@@ -41,7 +42,7 @@ class Node:
         self.answer: Any = lambda _topic, _request: None
         self.answering = Answering(
             node="n1", model="m@1", parallel=1, limits=Limits, sampling=Sampling(), find_adapter=lambda _: None,  # type: ignore[arg-type, return-value]
-            quarantine=Quarantine(), send=lambda _: None,
+            quarantine=Quarantine(), send=lambda _: None, manner=Manner(),
         )  # fmt: skip
         self.relay = Relay("n1", "home", self._publish)
         self.site = Site("n1", site, "home", own_load=lambda: LOAD, publish=self._publish, now_ms=lambda: 1)
@@ -123,6 +124,19 @@ def test_a_refusal_of_this_node_is_a_reason_to_hand_on(refusal: Refused, why: st
             left = len(node.left)
             assert (await node.ask(other)).status == refusal.status
             assert len(node.left) == left
+
+    asyncio.run(whole())
+
+
+def test_a_late_answer_says_why_only_if_it_could_have_been_elsewhere() -> None:
+    """A prompt that must stay is answered as ever."""
+
+    async def whole() -> None:
+        node = Node()
+        node.wait_ms, node.has_cloud = 60_000, False
+        request = Request(id="r", prompt="hi", privacy="any")
+        assert (await node.ask(request)).why == "queue"
+        assert (await node.ask(msgspec.structs.replace(request, privacy="local"))).why is msgspec.UNSET
 
     asyncio.run(whole())
 
