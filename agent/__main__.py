@@ -21,11 +21,10 @@ def main() -> int:
     from agent.daemon import Daemon
     from agent.errors import AgentError, ConfigError
     from agent.logs import setup_logs
-    from agent.update.depot import Nowhere
 
     async def serve() -> None:
         config = load_config(sys.argv[1] if len(sys.argv) > 1 else None)
-        await Daemon(config, setup_logs(config.log), Nowhere()).run()
+        await Daemon(config, setup_logs(config.log)).run()
 
     try:
         asyncio.run(serve())

@@ -261,6 +261,9 @@ class Updates(_Section, frozen=True, kw_only=True):
     neighbours_port: Annotated[
         int, Meta(ge=0, le=65535, description="Where they are handed out. 0: one that is free.")
     ] = 0
+    neighbours_kib_s: Annotated[RateKib, Meta(description="Handed to them a second, at most, in KiB. 0: no limit.")] = (
+        8192
+    )
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -60,7 +61,9 @@ from agent.store.quarantine import Quarantined
 from agent.store.releases import Releases
 from agent.tally import Tally
 from agent.telemetry import Telemetry
+from agent.update import delivery
 from agent.update.collector import Collector
+from agent.update.delivery import Delivery
 from agent.update.depot import Depot
 from agent.update.duties import FOLDER, Duties
 from agent.update.gating import Gating
@@ -68,6 +71,7 @@ from agent.update.updater import Updater
 from agent.ward import Ward
 from agent.watch import Watch
 from contract import topics
+from contract.release import Release
 from contract.requests import Request
 from contract.settings import TelemetryLevel
 from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S
@@ -82,8 +86,8 @@ OFFLINE_WAIT_S = 5.0
 class Daemon:
     """One agent."""
 
-    def __init__(self, config: Config, tail: Tail, depot: Depot) -> None:
-        """Opens the store. `tail` has the last lines of the log, `depot` is where releases come from.
+    def __init__(self, config: Config, tail: Tail, depot: Depot | None = None) -> None:
+        """Opens the store. `tail` has the last lines of the log, `depot` has releases instead of the fleet's sources.
 
         Raises:
             StoreError: the state directory cannot be used, or another agent uses it.
@@ -141,7 +145,7 @@ class Daemon:
         )
         self._presence = Presence(config, self._models, self._link, now_ms)
         self._activation = Activation(self._models, self._settings)
-        self._updater = self._make_updater(depot)
+        self._updater = self._make_updater(depot or self._make_delivery())
         self._asking = Asking(
             complete=self._activation.complete,
             answering_for=self._answering_for,
@@ -307,6 +311,23 @@ class Daemon:
             "memory_mib": round(process.memory_full_info().pss / 2**20, 1),
             "pid": process.pid,
         }
+
+    def _make_delivery(self) -> Delivery:
+        return Delivery(
+            self._config.state_dir / delivery.FOLDER,
+            identity_folder(self._config.state_dir),
+            identity=lambda: self._renewal.identity,
+            settings=lambda: self._settings.updates,
+            clock=self._renewal.clock,
+            held=self._held_releases,
+            on_alert=self._events.alert,
+        )
+
+    def _held_releases(self) -> list[tuple[Release, Path]]:
+        files = {(file.label, file.sha256): file.path for file in self._models.files}
+        releases = [kept.release for kept in self._releases.all()]
+        found = [(release, files.get((release.reference, release.file.sha256))) for release in releases]
+        return [(release, path) for release, path in found if path is not None]
 
     def _make_updater(self, depot: Depot) -> Updater:
         collector = Collector(self._config, self._releases, self._models, lambda: self._updater.needed)

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from contract.limits import MAX_HAVE_FILES
 from contract.numbers import Amount, Count
+from contract.release import Sha256
 from contract.requests import Task
 
 MAX_LISTED = 256  # models, or adapters, that a node tells its neighbours of
@@ -90,11 +92,16 @@ class Card(Struct, frozen=True, kw_only=True):
 
 
 class Have(Struct, frozen=True):
-    """Where neighbours on the site can fetch segments that this node holds."""
+    """Where neighbours on the site can fetch segments that this node holds, and of which files: their digests.
+
+    `certificate` is the only one that this node shows, in DER form and hex, as a server and as a client: who wrote this
+    topic is whom the broker let in.
+    """
 
     site: str
-    url: str
-    segments: list[str]
+    url: Annotated[str, Meta(max_length=128)]
+    certificate: Annotated[str, Meta(max_length=8192)]
+    files: Annotated[list[Sha256], Meta(max_length=MAX_HAVE_FILES)]
 
 
 class Load(Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ OF_NODE = (
     topics.NodeStatus, topics.NodeCard, topics.NodeReported, topics.NodeEvent, topics.NodeTelemetry, topics.NodeHave,
 )  # fmt: skip
 TO_NODE = (topics.NodeRequest, topics.NodeCancel, topics.NodeDesired, topics.NodeCommand)
-TO_NODES = (topics.PoolRequest, topics.PoolCancel, topics.GroupPolicy, topics.ClientQuota)
+TO_NODES = (topics.PoolRequest, topics.PoolCancel, topics.GroupPolicy, topics.ClientQuota, topics.NodeHave)
 # What a node hands on: to a neighbour as that one's client, and to the controller for a cloud.
 HANDED = (topics.NodeRequest, topics.NodeCancel)
 OF_CLIENT = (topics.NodeRequest, topics.PoolRequest, topics.NodeCancel, topics.PoolCancel)

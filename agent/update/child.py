@@ -8,13 +8,15 @@ import asyncio
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 import msgspec
 
 from agent.errors import AgentError
-from agent.update.errand import Check, Ended, Fetch, Said
+from agent.update.errand import Check, Ended, Fetch, Neighbours, Said
 from agent.update.errors import UpdateFailed, UpdateRefused, UpdateTroubled
 from agent.update.record import Record
 
@@ -24,10 +26,12 @@ NICENESS: Final = 10  # answers come before updates
 def main() -> int:
     """Does the errand; the last line says how it ended."""
     os.nice(NICENESS)
-    errand = msgspec.json.decode(sys.stdin.buffer.readline(), type=Check | Fetch)
-    threading.Thread(target=_end_with_the_daemon, daemon=True).start()
+    lines = _lines()
+    errand = msgspec.json.decode(next(lines), type=Check | Fetch)
+    news: SimpleQueue[Neighbours] = SimpleQueue()
+    threading.Thread(target=_listen, args=(lines, news), daemon=True).start()
     try:
-        say(_do(errand))
+        say(_do(errand, news))
     except UpdateRefused as error:
         say(Ended("refused", str(error)))
     except UpdateFailed as error:
@@ -45,7 +49,7 @@ def say(what: Said) -> None:
     sys.stdout.buffer.flush()
 
 
-def _do(errand: Check | Fetch) -> Ended:
+def _do(errand: Check | Fetch, news: SimpleQueue[Neighbours]) -> Ended:
     record = Record(Path(errand.folder))
     try:
         if isinstance(errand, Check):
@@ -54,15 +58,23 @@ def _do(errand: Check | Fetch) -> Ended:
             return check(errand, record, say)
         from agent.update.fetching import fetch
 
-        return asyncio.run(fetch(errand, record, say))
+        return asyncio.run(fetch(errand, record, say, news))
     finally:
         record.close()
 
 
-def _end_with_the_daemon() -> None:
-    while os.read(sys.stdin.fileno(), 4096):  # not through its buffer, which could not be closed meanwhile
-        pass
-    os._exit(1)
+def _listen(lines: Iterator[bytes], news: SimpleQueue[Neighbours]) -> None:
+    for line in lines:
+        news.put(msgspec.json.decode(line, type=Neighbours))
+    os._exit(1)  # the daemon is gone
+
+
+def _lines() -> Iterator[bytes]:
+    """What the daemon says. Not through the buffer of `sys.stdin`: a thread that waits in there lets no process end."""
+    rest = b""
+    while data := os.read(sys.stdin.fileno(), 64 * 1024):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
 
 
 if __name__ == "__main__":

@@ -14,8 +14,21 @@ from agent.clock import Clock
 from agent.config import Updates
 from agent.identity import CA_FILE, PEM_FILE, RELEASES_ROOT_FILE, Identity
 from agent.update.allowance import allowance
-from agent.update.errand import Check, Ended, Fetch, Held, Link, Poisoned, Progress, Replanned, Said, manifest_file
+from agent.update.errand import (
+    Check,
+    Ended,
+    Fetch,
+    Held,
+    Link,
+    Neighbours,
+    Poisoned,
+    Progress,
+    Replanned,
+    Said,
+    manifest_file,
+)
 from agent.update.errors import UpdateFailed, UpdateRefused, UpdateTroubled
+from agent.update.lot import Lot
 from contract.release import Release, decode_release
 
 log = structlog.get_logger()
@@ -40,8 +53,14 @@ class Delivery:
         clock: Clock,
         held: Callable[[], list[tuple[Release, Path]]],
         on_alert: Callable[[str, dict[str, Any]], None],
+        neighbours: Callable[[str], Neighbours | None] = lambda _: None,
+        on_lots: Callable[[], None] = lambda: None,
     ) -> None:
-        """`held` has the files of releases that are on this node; `on_alert` takes the name and data of an event."""
+        """`held` has the files of releases that are on this node; `on_alert` takes the name and data of an event.
+
+        `neighbours` are those that have or fetch the file with a digest, None when none are to be asked; `on_lots` is
+        called when there is something new for them.
+        """
         self._folder = folder
         self._identity_folder = identity_folder
         self._identity = identity
@@ -49,9 +68,30 @@ class Delivery:
         self._clock = clock
         self._held = held
         self._on_alert = on_alert
+        self._neighbours = neighbours
+        self._on_lots = on_lots
+        self._fetching: Fetch | None = None
+        self._done: frozenset[int] = frozenset()
+        self._child: asyncio.StreamWriter | None = None
+
+    @property
+    def lots(self) -> list[Lot]:
+        """What this node can hand to neighbours: files that it holds, and what it has of the one that it fetches."""
+        lots = [Lot(release, path) for release, path in self._held()]
+        if self._fetching is not None:
+            lots.append(Lot(self._fetching.release, Path(self._fetching.target), self._done))
+        return lots
+
+    def neighbours_changed(self) -> None:
+        """There are other neighbours, or they have other files."""
+        others = self._neighbours(self._fetching.release.file.sha256) if self._fetching is not None else None
+        if others is not None and self._child is not None:
+            self._child.write(msgspec.json.encode(others) + b"\n")
 
     async def check(self, reference: str) -> Release:
         """As `agent.update.depot` has it."""
+        if self._identity() is None and not self._settings().sources:
+            raise UpdateRefused(f"cannot get {reference}: this node has no source of releases; enrol it")
         root = self._identity_folder / RELEASES_ROOT_FILE
         if not root.exists():
             raise UpdateTroubled(
@@ -71,11 +111,20 @@ class Delivery:
 
     async def fetch(self, release: Release, target: Path, on_progress: Callable[[float], None]) -> None:
         """As `agent.update.depot` has it."""
-        await self._send(self._errand(release, target, finish=False), release.reference, on_progress)
+        await self._fetch(self._errand(release, target, finish=False), on_progress)
 
     async def finish(self, release: Release, target: Path) -> None:
         """As `agent.update.depot` has it."""
-        await self._send(self._errand(release, target, finish=True), release.reference, lambda _: None)
+        await self._fetch(self._errand(release, target, finish=True), lambda _: None)
+
+    async def _fetch(self, errand: Fetch, on_progress: Callable[[float], None]) -> None:
+        self._fetching, self._done = errand, frozenset()
+        self._on_lots()
+        try:
+            await self._send(errand, errand.release.reference, on_progress)
+        finally:
+            self._fetching = None
+            self._on_lots()
 
     def _errand(self, release: Release, target: Path, *, finish: bool) -> Fetch:
         return Fetch(
@@ -86,6 +135,7 @@ class Delivery:
             link=self._link(),
             allowance=allowance(self._settings(), release, self._clock.now_ms()),
             finish=finish,
+            neighbours=self._neighbours(release.file.sha256),
         )
 
     def _link(self) -> Link:
@@ -99,10 +149,11 @@ class Delivery:
 
     async def _send(self, errand: Check | Fetch, reference: str, on_progress: Callable[[float], None]) -> None:
         ended = None
-        async with contextlib.aclosing(_run(errand)) as child:
+        async with contextlib.aclosing(self._run(errand)) as child:
             async for said in child:
                 match said:
-                    case Progress(progress=progress):
+                    case Progress(progress=progress, done=done):
+                        self._done |= frozenset(done)
                         on_progress(progress)
                     case Ended():
                         ended = said
@@ -111,6 +162,35 @@ class Delivery:
         if ended is None:
             raise UpdateTroubled(f"cannot go on with {reference}: the process that works on it ended without a word")
         self._end(reference, ended)
+
+    async def _run(self, errand: Check | Fetch) -> AsyncGenerator[Said, None]:
+        """What a child says of its errand. It is killed when nobody listens any more."""
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=MAX_LINE_BYTES,
+        )
+        stdin, stdout = cast("asyncio.StreamWriter", process.stdin), cast("asyncio.StreamReader", process.stdout)
+        last_words = asyncio.create_task(_tail(cast("asyncio.StreamReader", process.stderr)))
+        try:
+            stdin.write(msgspec.json.encode(errand) + b"\n")
+            with contextlib.suppress(ConnectionError):  # how it died is told below
+                await stdin.drain()
+            self._child = stdin
+            self.neighbours_changed()  # while it was started
+            async for line in stdout:
+                yield msgspec.json.decode(line, type=Said)
+            if words := await last_words:
+                log.error("the process for updates failed", last_words=words)
+        finally:
+            self._child = None
+            last_words.cancel()
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            await process.wait()
 
     def _tell(self, reference: str, said: Poisoned | Replanned) -> None:
         match said:
@@ -131,33 +211,6 @@ class Delivery:
             case "expired":
                 self._on_alert("metadata_expired", {"release": reference, "reason": ended.why})
                 raise UpdateTroubled(ended.why, EXPIRED_WAIT_MS)
-
-
-async def _run(errand: Check | Fetch) -> AsyncGenerator[Said, None]:
-    """What a child says of its errand. It is killed when nobody listens any more."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        limit=MAX_LINE_BYTES,
-    )
-    stdin, stdout = cast("asyncio.StreamWriter", process.stdin), cast("asyncio.StreamReader", process.stdout)
-    last_words = asyncio.create_task(_tail(cast("asyncio.StreamReader", process.stderr)))
-    try:
-        stdin.write(msgspec.json.encode(errand) + b"\n")
-        with contextlib.suppress(ConnectionError):  # how it died is told below
-            await stdin.drain()
-        async for line in stdout:
-            yield msgspec.json.decode(line, type=Said)
-        if words := await last_words:
-            log.error("the process for updates failed", last_words=words)
-    finally:
-        last_words.cancel()
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        await process.wait()
 
 
 async def _tail(stream: asyncio.StreamReader) -> str:

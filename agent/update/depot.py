@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from agent.update.errors import UpdateRefused
 from contract.release import Release
 
 
@@ -19,19 +18,3 @@ class Depot(Protocol):
 
     async def finish(self, release: Release, target: Path) -> None:
         """Returns when the whole file is right and on the disk."""
-
-
-class Nowhere:
-    """No source of releases: a node that no controller knows."""
-
-    async def check(self, reference: str) -> Release:
-        """Refuses."""
-        raise UpdateRefused(f"cannot get {reference}: this node has no source of releases; enrol it")
-
-    async def fetch(self, release: Release, _target: Path, _on_progress: Callable[[float], None]) -> None:
-        """Refuses."""
-        raise UpdateRefused(f"cannot get {release.reference}: this node has no source of releases; enrol it")
-
-    async def finish(self, release: Release, _target: Path) -> None:
-        """Refuses."""
-        raise UpdateRefused(f"cannot get {release.reference}: this node has no source of releases; enrol it")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.update.plan import Step
-from agent.update.sources import Source
+from agent.update.sources import Source, Sources
 from contract.release import Source as Form
 
 # Parts of one object go over several connections, so a kill costs a few parts and not as many segments. Four of them on
@@ -15,11 +15,15 @@ PART_BYTES: Final = 256 * 1024
 
 @dataclass(eq=False)
 class Download:
-    """The object that a step is made from. `alone`: all of it from one source, so that it is known whose it is."""
+    """The object that a step is made from, in one of its forms. `alone`: all of it from one source, so that it is known
+    whose it is. `is_lost`: the only source that it was asked of does not give it.
+    """
 
     step: Step
     form: Form
+    sources: Sources
     alone: bool = False
+    is_lost: bool = False
     content: bytearray = field(init=False)
     parts: deque[tuple[int, int]] = field(init=False)
     num_running: int = 0

@@ -26,6 +26,21 @@ class Link(Struct, frozen=True, kw_only=True):
     check_time: bool = True
 
 
+class Neighbour(Struct, frozen=True):
+    """A node of the site that hands out segments of the file that is wanted. Its certificate is in DER form and hex."""
+
+    node: str
+    url: str
+    certificate: str
+
+
+class Neighbours(Struct, frozen=True, tag=True):
+    """Who they are now, this node aside. The daemon says so whenever that changes."""
+
+    node: str = ""
+    others: list[Neighbour] = []
+
+
 class Allowance(Struct, frozen=True, kw_only=True):
     """What the link may be used for: bytes a second (0: no limit), bytes on a day, how long (None: no limit)."""
 
@@ -62,6 +77,7 @@ class Fetch(Struct, frozen=True, kw_only=True, tag=True):
     held: list[Held]
     link: Link
     allowance: Allowance
+    neighbours: Neighbours | None = None  # None: it is not to ask any
     finish: bool = False
 
 

@@ -15,13 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from agent.update.assemble import Assembly
 from agent.update.download import Download
 from agent.update.errors import UpdateFailed, UpdateTroubled
+from agent.update.neighbourhood import LOOK_S, Neighbourhood
 from agent.update.origin import Connection
 from agent.update.plan import Plan, Step
 from agent.update.reader import SourceError, Unreachable
 from agent.update.sources import Exhausted, Source, Sources
+from contract.release import Source as Form
 from contract.release import object_path
 from contract.segments import BadSegment, WrongBytes
 
@@ -38,12 +42,21 @@ MAX_TRIES: Final = 4
 class Fetcher:
     """The work on one plan."""
 
-    def __init__(self, plan: Plan, assembly: Assembly, sources: Sources, store: Callable[[list[Step]], None]) -> None:
-        """`store` is called in a thread with steps that are on the disk."""
+    def __init__(
+        self,
+        plan: Plan,
+        assembly: Assembly,
+        sources: Sources,
+        store: Callable[[list[Step]], None],
+        neighbourhood: Neighbourhood | None = None,
+    ) -> None:
+        """`sources` are asked over the line. `store` is called in a thread with steps that are on the disk."""
         self._assembly = assembly
         self._sources = sources
         self._store = store
-        self._steps = deque(plan.steps)
+        self._neighbourhood = neighbourhood
+        self._copies = deque(step for step in plan.steps if step.source is None)
+        self._steps = {step.segment.sha256: step for step in plan.steps if step.source is not None}
         self._downloads: list[Download] = []  # in the order of the plan
         self._tries: dict[str, int] = {}
         self._put: list[Step] = []  # in the file, perhaps not on the disk
@@ -85,7 +98,10 @@ class Fetcher:
                 await self._get_part(download, connections)
                 if download.is_whole and download in self._downloads:
                     self._downloads.remove(download)
-                    self._finish(download)
+                    if download.is_lost:
+                        self._steps[download.step.segment.sha256] = download.step
+                    else:
+                        self._finish(download)
                 self._changed.set()
         finally:
             for connection in connections.values():
@@ -97,25 +113,44 @@ class Fetcher:
             ready = next((download for download in self._downloads if download.parts), None)
             if ready is not None and self._num_running < self._width:
                 return ready
-            if ready is None and self._steps and self._has_room(self._steps[0]):
-                self._begin(self._steps.popleft())
+            if ready is None and self._begin():
                 await asyncio.sleep(0)  # what is copied from held files must not keep the others waiting
             elif self._steps or self._downloads:
                 self._changed.clear()
-                await self._changed.wait()
+                with contextlib.suppress(TimeoutError):  # neighbours may have more by then
+                    await asyncio.wait_for(self._changed.wait(), LOOK_S if self._neighbourhood else None)
             else:
                 return None
 
-    def _has_room(self, step: Step) -> bool:
-        taken = sum(download.form.bytes for download in self._downloads)
-        return step.source is None or not taken or taken + step.source.bytes <= ROOM_BYTES
-
-    def _begin(self, step: Step, *, alone: bool = False) -> None:
-        if step.source is None:
+    def _begin(self) -> bool:
+        """Begins with the next step, if that can be now."""
+        if self._copies:
+            step = self._copies.popleft()
             self._assembly.put(step)
             self._note(step)
+            return True
+        picked = self._pick()
+        if picked is None:
+            return False
+        step, sources, form = picked
+        taken = sum(download.form.bytes for download in self._downloads)
+        if taken and taken + form.bytes > ROOM_BYTES:
+            return False
+        del self._steps[step.segment.sha256]
+        self._downloads.append(Download(step, form, sources))
+        return True
+
+    def _pick(self) -> tuple[Step, Sources, Form] | None:
+        """What to fetch next, whom to ask, and for which form. Neighbours have files, so of them it is the raw one."""
+        if self._neighbourhood is None:
+            step, peer = next(iter(self._steps.values()), None), None
         else:
-            self._downloads.append(Download(step, step.source, alone))
+            step, peer = self._neighbourhood.pick(self._steps.values(), time.monotonic()) or (None, None)
+        if step is None or step.source is None:
+            return None
+        if peer is None:
+            return step, self._sources, step.source
+        return step, peer, Form("full", step.segment.sha256, step.segment.bytes)
 
     async def _get_part(self, download: Download, connections: dict[Source, Connection]) -> None:
         at, end = download.parts.popleft()
@@ -126,6 +161,10 @@ class Fetcher:
         except BaseException:
             self._end(download)
             raise
+        if source is None:
+            self._end(download)
+            self._lose(download)
+            return
         asked_s = time.monotonic()
         source.num_running += 1
         start = at
@@ -140,15 +179,16 @@ class Fetcher:
             connection = await _connection(source, connections)
             await connection.part(object_path(download.form.sha256), start, end, download.form.bytes, take)
         except SourceError as error:
-            self._sources.went_wrong(source, download.form.sha256, error, asked_s, time.monotonic())
+            download.sources.went_wrong(source, download.form.sha256, error, asked_s, time.monotonic())
             kept = at if isinstance(error, Unreachable) and not download.alone else start
             download.parts.appendleft((kept, end))
             if download.alone:
                 download.senders.clear()
+            self._lose(download)
         else:
             took_s = time.monotonic() - asked_s
             self._width = NUM_CONNECTIONS if took_s < QUICK_S else 1
-            self._sources.went_well(source, end - start, took_s)
+            download.sources.went_well(source, end - start, took_s)
         finally:
             source.num_running -= 1
             self._end(download)
@@ -157,11 +197,21 @@ class Fetcher:
         download.num_running -= 1
         self._num_running -= 1
 
-    async def _choose(self, download: Download) -> Source:
+    def _lose(self, download: Download) -> None:
+        """A neighbour is not waited for: others may have it, or there is the line."""
+        if self._neighbourhood is not None and download.sources is not self._sources:
+            download.parts.clear()
+            download.is_lost = True
+            self._neighbourhood.lost(download.sources)
+
+    async def _choose(self, download: Download) -> Source | None:
+        """Whom to ask now; None: the neighbour that was to be asked is none any more."""
         while True:
             try:
-                choice = self._sources.choose(download.form.sha256, time.monotonic())
+                choice = download.sources.choose(download.form.sha256, time.monotonic())
             except Exhausted as error:
+                if download.sources is not self._sources:
+                    return None
                 name = f"{download.step.segment.name} ({download.form.sha256[:12]})"
                 if error.is_final:
                     raise UpdateFailed(f"cannot get the object of {name}: {error}") from error
@@ -174,7 +224,7 @@ class Fetcher:
 
     def _finish(self, download: Download) -> None:
         try:
-            self._assembly.put(download.step, download.content)
+            self._assembly.put(replace(download.step, source=download.form), download.content)
         except WrongBytes as error:
             self._blame(download, error)
         except BadSegment as error:
@@ -183,12 +233,16 @@ class Fetcher:
             self._note(download.step)
 
     def _blame(self, download: Download, error: WrongBytes) -> None:
+        if download.sources is not self._sources:
+            download.sources.set_aside(download.sources.all[0], str(error))
+            self._steps[download.step.segment.sha256] = download.step
+            return
         if len(download.senders) == 1:
             self._sources.was_wrong(next(iter(download.senders)), str(error))
         tries = self._tries[download.form.sha256] = self._tries.get(download.form.sha256, 1) + 1
         if tries > MAX_TRIES:
             raise UpdateTroubled(f"{error}; it came {MAX_TRIES} times")
-        self._begin(download.step, alone=len(self._sources.all) > 1)
+        self._downloads.append(Download(download.step, download.form, self._sources, alone=len(self._sources.all) > 1))
 
     def _note(self, step: Step) -> None:
         self._put.append(step)

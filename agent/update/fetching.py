@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 from agent.errors import DamagedError
 from agent.update.assemble import Assembly
-from agent.update.errand import Ended, Fetch, Poisoned, Progress, Replanned, Said
+from agent.update.errand import Ended, Fetch, Neighbours, Poisoned, Progress, Replanned, Said
 from agent.update.errors import UpdateFailed, UpdateTroubled
 from agent.update.fetch import Fetcher
 from agent.update.held import HeldDamaged, Place, places_of, without_damaged
+from agent.update.neighbourhood import Neighbourhood
 from agent.update.pace import Closed, Pace, Spent
 from agent.update.plan import Plan, Step, offsets_of, plan_for
 from agent.update.reach import origins_of
@@ -21,14 +23,17 @@ from contract.release import BadRelease
 MAX_ROUNDS = 3  # of finding the whole file wrong and getting what is
 
 
-async def fetch(errand: Fetch, record: Record, say: Callable[[Said], None]) -> Ended:
-    """Does it.
+async def fetch(
+    errand: Fetch, record: Record, say: Callable[[Said], None], news: SimpleQueue[Neighbours] | None = None
+) -> Ended:
+    """Does it. `news` brings who the neighbours are now.
 
     Raises:
         UpdateFailed, UpdateTroubled: not all can be had (now).
         StoreError: the disk is full or fails.
     """
     work = _Work(errand, record, say)
+    looking = asyncio.create_task(work.look(news or SimpleQueue()))
     try:
         for _ in range(MAX_ROUNDS):
             await work.fill()
@@ -39,6 +44,7 @@ async def fetch(errand: Fetch, record: Record, say: Callable[[Said], None]) -> E
     except Closed as error:
         raise UpdateTroubled(f"cannot go on fetching: {error}") from error
     finally:
+        looking.cancel()
         work.store([])
     raise UpdateTroubled(f"cannot keep {errand.target}: what is written there is not read again; is the disk failing?")
 
@@ -51,7 +57,7 @@ class _Work:
         left = None if allowed.budget_bytes is None else max(0, allowed.budget_bytes - record.spent(allowed.day))
         closes_at_s = None if allowed.open_ms is None else time.monotonic() + allowed.open_ms / 1000
         self._pace = Pace(allowed.rate_bytes_s, left, closes_at_s)
-        self._sources = Sources(origins_of(errand.link, self._pace), lambda url, why: say(Poisoned(url, why)))
+        self._sources = Sources(origins_of(errand.link, self._pace), self._poisoned)
         self._release = errand.release
         self._target = Path(errand.target)
         self._day = allowed.day
@@ -62,8 +68,20 @@ class _Work:
             self._held |= places_of(held.release, Path(held.path))
         self._numbers = {digest: number for number, digest in enumerate(offsets_of(self._release))}
         self._all_bytes = plan_for(self._release, self._held).fetch_bytes
+        self._neighbourhood = None
+        if errand.neighbours is not None:
+            self._neighbourhood = Neighbourhood(self._release.file.sha256, self._numbers, errand.link, self._poisoned)
+            self._neighbourhood.follow(errand.neighbours)
         self._left_bytes = 0
         self._noted_bytes = 0
+
+    def _poisoned(self, url: str, why: str) -> None:
+        self._say(Poisoned(url, why))
+
+    async def look(self, news: SimpleQueue[Neighbours]) -> None:
+        """Looks at the neighbours until cancelled."""
+        if self._neighbourhood is not None:
+            await self._neighbourhood.look(news)
 
     @property
     def num_bytes(self) -> int:
@@ -78,7 +96,7 @@ class _Work:
         while True:
             with Assembly(self._release, self._target, self._held) as assembly:
                 try:
-                    return await Fetcher(plan, assembly, self._sources, self.store).run()
+                    return await Fetcher(plan, assembly, self._sources, self.store, self._neighbourhood).run()
                 except HeldDamaged as damaged:
                     self._held = await asyncio.to_thread(without_damaged, self._held, damaged.path)
                     before, plan = self._left_bytes, self._plan(self._record.done(self._release.file.sha256))

@@ -101,6 +101,7 @@ class Gating:
                 ),
                 chat_template=model.manner.chat_template,
             ),
+            self._models.default.rung if self._models.default else None,
             adapter,
         )
 
@@ -110,10 +111,10 @@ class Gating:
             context_tokens=self._config.model.context_tokens, parallel=PARALLEL + 1, batch_tokens=frames.BATCH_TOKENS
         )
 
-    def _embedder(self) -> Plan | None:
+    def _embedder(self) -> Subject | None:
         """A model of this node that tells how similar answers are."""
         found = next((file for file in self._models.files if file.task == "embed"), None)
-        return self._subject(found).plan if found else None
+        return self._subject(found) if found else None
 
 
 class _Tried(msgspec.Struct, frozen=True):

@@ -87,7 +87,7 @@ class Sources:
         source.why = str(error)
         match error:
             case Untrue():
-                self._set_aside(source)
+                self.set_aside(source, source.why)
             case Gone():
                 source.lacks.add(sha256)
             case Busy(after_ms=after_ms):
@@ -106,7 +106,9 @@ class Sources:
         elif source.num_wrong == MAX_WRONG:
             source.is_out = True
 
-    def _set_aside(self, source: Source) -> None:
+    def set_aside(self, source: Source, why: str) -> None:
+        """A source is not asked any more."""
+        source.why = why
         if not source.is_out:
             source.is_out = True
             if not source.num_wrong:

@@ -23,20 +23,21 @@ from contract.release import Contains, Expectation, Fits, GoldenPrompt, Matches,
 
 
 class Subject(Struct, frozen=True):
-    """What is tried: a model, how its engine is run, and the file of an adapter on it."""
+    """What is tried: a model, how its engine is run, and the file of an adapter on it. `rung` names load flags."""
 
     plan: Plan
+    rung: str | None
     adapter: Path | None = None
 
 
-async def show(subject: Subject, release: Release | None, embedder: Plan | None) -> Trial:
+async def show(subject: Subject, release: Release | None, embedder: Subject | None) -> Trial:
     """What it shows. With a release its golden prompts and its text are asked, too.
 
     Raises:
         EngineError: it cannot be loaded, or its engine died of it.
         OSError: the adapter's file cannot be read.
     """
-    async with TrialEngine(subject.plan) as engine:
+    async with TrialEngine(subject.plan, subject.rung) as engine:
         adapter = _give(engine, subject.adapter) if subject.adapter else None
         texts = [await engine.score(text=text, adapter=adapter, num_decode=DECODE_TOKENS) for text in TEXTS]
         chats = [await engine.score(turns=list(turns), adapter=adapter) for turns in CHATS]
@@ -58,6 +59,7 @@ async def show(subject: Subject, release: Release | None, embedder: Plan | None)
         replies=tuple(done.text for done in replies),
         has_nan=scored is not None and scored.nats is None,
         unknown_marks=max(one.unknown_marks for one in chats),
+        lacks_marks=any(one.lacks_marks for one in chats),
         text_bits=_bits(texts, [len(text.encode()) for text in TEXTS]),
         chat_bits=_bits(chats, [sum(len(text.encode()) for _, text in turns) for turns in CHATS]),
         perplexity=_perplexity(scored),
@@ -107,7 +109,7 @@ def is_met(expected: Expectation, text: str, fits: Iterator[bool]) -> bool | Non
             return None  # `_compare` looks
 
 
-async def _compare(embedder: Plan, golden: list[GoldenPrompt], answers: list[Answer]) -> list[Answer]:
+async def _compare(embedder: Subject, golden: list[GoldenPrompt], answers: list[Answer]) -> list[Answer]:
     """The answers, with how similar they are to good ones where that counts."""
     wanted = [
         (number, place, expected)
@@ -117,7 +119,7 @@ async def _compare(embedder: Plan, golden: list[GoldenPrompt], answers: list[Ans
     ]
     if not wanted:
         return answers
-    async with TrialEngine(embedder) as engine:
+    async with TrialEngine(embedder.plan, embedder.rung) as engine:
         vectors = await engine.embed(
             [text for number, _, expected in wanted for text in (answers[number].text, expected.text)]
         )

@@ -203,6 +203,7 @@ class Updater:
             self._now = self._now.moved(slot, moved)
             if steps:
                 self._news.set()
+                self._on_change()
 
         try:
             return await self._do_work(slot, work, on_progress)

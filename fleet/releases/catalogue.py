@@ -69,7 +69,7 @@ class Catalogue:
 
     def refresh(self) -> None:
         """Reads what is approved."""
-        targets = self._repository.targets().signed.targets
+        targets = self._repository.files.targets().signed.targets
         self._approved = {_reference(path): _custom(target).kind for path, target in targets.items()}
 
     def approves(self, reference: str, kind: Kind) -> bool:
@@ -140,7 +140,7 @@ class Catalogue:
         Raises:
             NotFoundError: there is none.
         """
-        target = self._repository.targets().signed.targets.get(target_path(reference))
+        target = self._repository.files.targets().signed.targets.get(target_path(reference))
         if target is None:
             raise _unknown(reference)
         return self._release(reference, _digest(target)), self._manifest_file(reference, _digest(target))

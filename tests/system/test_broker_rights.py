@@ -59,7 +59,7 @@ TABLE: list[tuple[Topic, set[str], set[str]]] = [
     (topics.NodeCommand("n1"), {CONTROLLER}, {"n1", CONTROLLER}),
     (topics.NodeEvent("n1", "alert"), {"n1"}, {CONTROLLER}),
     (topics.NodeTelemetry("n1", "sys"), {"n1"}, {CONTROLLER}),
-    (topics.NodeHave("n1"), {"n1", CONTROLLER}, {CONTROLLER}),
+    (topics.NodeHave("n1"), {"n1", CONTROLLER}, {*NODES, CONTROLLER}),
     (topics.ControllerStatus(), {CONTROLLER}, {CONTROLLER}),
     (topics.RolloutSummary("r1"), {CONTROLLER}, {CONTROLLER}),
 ]

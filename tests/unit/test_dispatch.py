@@ -41,8 +41,9 @@ class Node:
         self.left: list[tuple[str, bytes]] = []
         self.answer: Any = lambda _topic, _request: None
         self.answering = Answering(
-            node="n1", model="m@1", parallel=1, limits=Limits, sampling=Sampling(), find_adapter=lambda _: None,  # type: ignore[arg-type, return-value]
-            quarantine=Quarantine(), send=lambda _: None, manner=Manner(),
+            node="n1", model="m@1", parallel=1, limits=Limits, sampling=Sampling(), manner=Manner(),
+            find_adapter=lambda _: None,  # type: ignore[arg-type, return-value]
+            quarantine=Quarantine(), send=lambda _: None,
         )  # fmt: skip
         self.relay = Relay("n1", "home", self._publish)
         self.site = Site("n1", site, "home", own_load=lambda: LOAD, publish=self._publish, now_ms=lambda: 1)
