@@ -11,7 +11,7 @@ import pytest
 from agent.clock import Clock
 from agent.config import Updates
 from agent.update.delivery import Delivery
-from agent.update.site import Site
+from agent.update.swarm import Swarm
 from contract.release import Release
 from fleet.releases.objects import Objects
 from tests.fakes.certificates import Authority
@@ -47,10 +47,10 @@ class Node:
             clock=Clock(0, system_ms=lambda: time.time_ns() // 1_000_000, monotonic_s=time.monotonic),
             held=lambda: self.held,
             on_alert=lambda _, data: self.alerts.append(data),
-            neighbours=lambda file: self.site.neighbours(file),  # noqa: PLW0108  # it is made below
+            neighbours=lambda file: self.swarm.neighbours(file),  # noqa: PLW0108  # it is made below
             on_lots=self.look,
         )
-        self.site = Site(
+        self.swarm = Swarm(
             name,
             "s1",
             pem_file=identity / "identity.pem",
@@ -69,7 +69,7 @@ class Node:
 
     def look(self) -> None:
         """As the daemon does it."""
-        task = asyncio.get_running_loop().create_task(self.site.look())
+        task = asyncio.get_running_loop().create_task(self.swarm.look())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -83,7 +83,7 @@ class Bus:
     def publish(self, sender: Node, payload: bytes) -> None:
         """Hands it out."""
         for node in self.nodes:
-            node.site.take(sender.name, payload)
+            node.swarm.take(sender.name, payload)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def server(folder: Path) -> Iterator[ReleaseServer]:
 async def fetch_all(nodes: list[Node], release: Release) -> None:
     """All at once."""
     for node in nodes:
-        await node.site.look()
+        await node.swarm.look()
     await asyncio.gather(*(node.delivery.finish(release, node.target) for node in nodes))
 
 
@@ -139,7 +139,7 @@ def test_a_neighbour_that_has_it_is_asked_instead_of_the_line(
     holder.held = [(release, folder / "file")]
 
     async def fetch() -> None:
-        await holder.site.look()
+        await holder.swarm.look()
         await fetch_all([seeker], release)
 
     asyncio.run(fetch())
@@ -158,7 +158,7 @@ def test_a_poisoned_neighbour_is_set_aside_and_the_line_has_it(
     poisoner.held = [(release, tmp_path / "poison")]
 
     async def fetch() -> None:
-        await poisoner.site.look()
+        await poisoner.swarm.look()
         await fetch_all([seeker], release)
 
     asyncio.run(fetch())
@@ -183,7 +183,7 @@ def test_only_who_told_of_its_certificate_is_served(
         from agent.update.reader import Gone, SourceError
 
         pem = node.delivery._identity_folder / "identity.pem"
-        told = friend.site.neighbours(release.file.sha256)
+        told = friend.swarm.neighbours(release.file.sha256)
         neighbourhood = Neighbourhood("", [], Link(sources=[], pem_file=str(pem)), lambda *_: None)
         neighbourhood.follow(told or Neighbours())
         (peer,) = neighbourhood._peers.values()
@@ -199,7 +199,7 @@ def test_only_who_told_of_its_certificate_is_served(
 
     async def everybody() -> list[int | None]:
         for node in (holder, friend, holder):
-            await node.site.look()
+            await node.swarm.look()
         path = f"objects/{digest[:2]}/{digest}"
         unknown = hashlib.sha256(b"").hexdigest()
         return [
