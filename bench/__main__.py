@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.report import Report
 
-NAMES = ("adapters", "engine", "fleet", "footprint", "gate", "mqtt", "rollouts", "router", "tasks")
+NAMES = ("adapters", "delivery", "engine", "fleet", "footprint", "gate", "mqtt", "rollouts", "router", "tasks")
 
 
 def main() -> int:
