@@ -90,7 +90,8 @@ class Dispatch:
         if decision.way == "local" and answering is not None:
             if decision.why is None and self._may_ask_again(request, answering.model):
                 return Chosen(Cascade(answering, self._cloud_for_confidence, self._sureness.is_enough))
-            return Chosen(answering, decision.why)
+            # Of a request that may not leave there is nothing to say: it could not have been elsewhere.
+            return Chosen(answering, decision.why if request.privacy not in (None, "local") else None)
         why: Reason = decision.why or "queue"
         local = answering if refusal is None else None
         return Chosen(self._elsewhere(decision, why, local))

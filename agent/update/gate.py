@@ -156,7 +156,7 @@ def _compared(release: Release, trial: Trial, baseline: Trial) -> Iterator[str]:
     if empty > 0:
         yield f"{empty} more of its replies are empty than those of the model that serves"
     loops = sum(map(is_loop, trial.replies)) - sum(map(is_loop, baseline.replies))
-    if loops > MAX_MORE_LOOPS:
+    if loops > MAX_MORE_LOOPS and not is_adapter:  # an adapter for one thing may say that for ever to all else
         yield f"{loops} more of its replies repeat themselves without end than those of the model that serves"
 
 

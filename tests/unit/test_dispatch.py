@@ -129,6 +129,19 @@ def test_a_refusal_of_this_node_is_a_reason_to_hand_on(refusal: Refused, why: st
     asyncio.run(whole())
 
 
+def test_a_late_answer_says_why_only_if_it_could_have_been_elsewhere() -> None:
+    """A prompt that must stay is answered as ever."""
+
+    async def whole() -> None:
+        node = Node()
+        node.wait_ms, node.has_cloud = 60_000, False
+        request = Request(id="r", prompt="hi", privacy="any")
+        assert (await node.ask(request)).why == "queue"
+        assert (await node.ask(msgspec.structs.replace(request, privacy="local"))).why is msgspec.UNSET
+
+    asyncio.run(whole())
+
+
 @pytest.mark.parametrize(
     "refusal",
     [

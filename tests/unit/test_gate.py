@@ -124,6 +124,12 @@ def test_a_release_that_promises_nothing_is_compared_with_what_serves() -> None:
     assert not decide(PLAIN, replace(plain, text_bits=MAX_TEXT_RATIO + 0.1), BASELINE, ROOM).passed
 
 
+def test_an_adapter_for_one_thing_may_say_that_for_ever() -> None:
+    """To what it is not for; where it counts, its golden prompts say so."""
+    adapter = release_of(kind="adapter", base_sha256="0" * 64)
+    assert decide(adapter, replace(GOOD, answers=(), replies=('{"room": "kitchen"}' * 99,) * 3), BASELINE, ROOM).passed
+
+
 def test_what_is_only_slow_is_told_apart() -> None:
     """Others may have had the processor: it is looked at again."""
     assert decide(RELEASE, replace(GOOD, tok_s=1.0), BASELINE, ROOM).is_doubtful
