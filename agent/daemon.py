@@ -11,13 +11,13 @@ import signal
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from agent import sureness
 from agent.activation import Activation
 from agent.answering import Answering
 from agent.asking import Asking
@@ -60,17 +60,16 @@ from agent.store.quarantine import Quarantined
 from agent.store.releases import Releases
 from agent.tally import Tally
 from agent.telemetry import Telemetry
-from agent.update import delivery
 from agent.update.collector import Collector
-from agent.update.delivery import Delivery
 from agent.update.depot import Depot
 from agent.update.duties import FOLDER, Duties
 from agent.update.gating import Gating
+from agent.update.supplies import LOOK_S as SUPPLIES_LOOK_S
+from agent.update.supplies import Supplies
 from agent.update.updater import Updater
 from agent.ward import Ward
 from agent.watch import Watch
 from contract import topics
-from contract.release import Release
 from contract.requests import Request
 from contract.settings import TelemetryLevel
 from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S
@@ -144,7 +143,17 @@ class Daemon:
         )
         self._presence = Presence(config, self._models, self._link, now_ms)
         self._activation = Activation(self._models, self._settings)
-        self._updater = self._make_updater(depot or self._make_delivery())
+        self._supplies = Supplies(
+            config,
+            renewal=self._renewal,
+            settings=self._settings,
+            releases=self._releases,
+            models=self._models,
+            link=lambda: self._link,
+            events=self._events,
+            background=self._background,
+        )
+        self._updater = self._make_updater(depot or self._supplies.delivery)
         self._asking = Asking(
             complete=self._activation.complete,
             answering_for=self._answering_for,
@@ -203,6 +212,7 @@ class Daemon:
             place_of=lambda request: place_of(config.node.id, self._models, request),
             default_max_tokens=config.sampling.max_tokens,
             has_cloud=lambda: self._enrolled is not None and self._link.connected,
+            sureness=sureness.load(config.state_dir),
         )
         self._intake = Intake(
             fleet=config.node.fleet,
@@ -262,6 +272,7 @@ class Daemon:
         self._telemetry.set_level(self._settings.telemetry)
         if self._notifier.beat_s:
             self._scheduler.add_job(self._notifier.beat, "interval", seconds=self._notifier.beat_s)
+        self._scheduler.add_job(self._supplies.look, "interval", seconds=SUPPLIES_LOOK_S)
         if self._site.name:
             self._scheduler.add_job(self._site.tell, "interval", seconds=SITE_LOOK_S)
             self._scheduler.add_job(self._site.tell, "interval", (True,), seconds=HEARTBEAT_S)
@@ -310,23 +321,6 @@ class Daemon:
             "pid": process.pid,
         }
 
-    def _make_delivery(self) -> Delivery:
-        return Delivery(
-            self._config.state_dir / delivery.FOLDER,
-            identity_folder(self._config.state_dir),
-            identity=lambda: self._renewal.identity,
-            settings=lambda: self._settings.updates,
-            clock=self._renewal.clock,
-            held=self._held_releases,
-            on_alert=self._events.alert,
-        )
-
-    def _held_releases(self) -> list[tuple[Release, Path]]:
-        files = {(file.label, file.sha256): file.path for file in self._models.files}
-        releases = [kept.release for kept in self._releases.all()]
-        found = [(release, files.get((release.reference, release.file.sha256))) for release in releases]
-        return [(release, path) for release, path in found if path is not None]
-
     def _make_updater(self, depot: Depot) -> Updater:
         collector = Collector(self._config, self._releases, self._models, lambda: self._updater.needed)
         duties = Duties(
@@ -373,7 +367,7 @@ class Daemon:
         filters = [topics.NodeRequest.filter(fleet, node=node), topics.NodeCancel.filter(fleet, node=node)]
         for pool in self._config.node.pools:
             filters += [topics.PoolRequest.shared_filter(fleet, pool), topics.PoolCancel.filter(fleet, pool=pool)]
-        filters += self._relay.filters + self._site.filters
+        filters += self._relay.filters + self._site.filters + self._supplies.filters
         if self._enrolled:
             filters += self._enrolled.filters
         return Session(filters, self._presence.topic, self._presence.payload("lost"))
@@ -383,6 +377,7 @@ class Daemon:
         self._post.connected()
         self._telemetry.connected()
         self._site.tell(again=True)
+        self._supplies.connected()
         if self._enrolled:
             self._enrolled.report()
 
@@ -400,6 +395,9 @@ class Daemon:
                 self._enrolled.take(message, topic)
             case topics.NodeLoad():
                 self._site.hear(topic, message.payload, retained=message.retained)
+                message.ack()
+            case topics.NodeHave():
+                self._supplies.hear(topic, message.payload)
                 message.ack()
             case topics.AnswerDelta() | topics.AnswerFinal() | topics.CloudDelta() | topics.CloudFinal():
                 self._relay.hear(topic, message.payload)

@@ -58,7 +58,7 @@ class Verdict(Struct, frozen=True):
 
     passed: bool
     reasons: tuple[str, ...] = ()
-    is_slow: bool = False  # and nothing else: other work on the node may be to blame
+    is_doubtful: bool = False  # other work on the node may be to blame: it was slow and nothing else, or killed
 
 
 def decide(release: Release, trial: Trial, baseline: Trial | None, max_memory_bytes: int) -> Verdict:
@@ -76,7 +76,7 @@ def decide(release: Release, trial: Trial, baseline: Trial | None, max_memory_by
         *_memory(trial, max_memory_bytes),
     ]
     slow = list(_speed(release, trial, baseline)) if baseline else []
-    return Verdict(not rest and not slow, (*rest, *slow), is_slow=bool(slow) and not rest)
+    return Verdict(not rest and not slow, (*rest, *slow), is_doubtful=bool(slow) and not rest)
 
 
 def is_loop(text: str) -> bool:

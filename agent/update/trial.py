@@ -19,7 +19,7 @@ from agent.update.probes import ANSWER_TOKENS, CHATS, DECODE_TOKENS, QUESTIONS, 
 from agent.update.trial_engine import GREEDY, TrialEngine
 from contract.automaton import matches
 from contract.pattern import parse_pattern
-from contract.release import Contains, Expectation, Fits, GoldenPrompt, Matches, Release, Resembles
+from contract.release import Contains, Expectation, Facts, Fits, GoldenPrompt, Matches, Resembles
 
 
 class Subject(Struct, frozen=True):
@@ -30,7 +30,7 @@ class Subject(Struct, frozen=True):
     adapter: Path | None = None
 
 
-async def show(subject: Subject, release: Release | None, embedder: Subject | None) -> Trial:
+async def show(subject: Subject, release: Facts | None, embedder: Subject | None) -> Trial:
     """What it shows. With a release its golden prompts and its text are asked, too.
 
     Raises:
@@ -77,7 +77,7 @@ def _give(engine: TrialEngine, path: Path) -> str:
     return "candidate"
 
 
-async def _answer(engine: TrialEngine, release: Release | None, golden: GoldenPrompt, adapter: str | None) -> Answer:
+async def _answer(engine: TrialEngine, release: Facts | None, golden: GoldenPrompt, adapter: str | None) -> Answer:
     """As a request would be answered that says nothing of how."""
     form = golden.response_format
     schema = None
@@ -131,7 +131,7 @@ async def _compare(embedder: Subject, golden: list[GoldenPrompt], answers: list[
     return found
 
 
-def _sampling(release: Release | None) -> frames.Sampling:
+def _sampling(release: Facts | None) -> frames.Sampling:
     """The release's own, but without chance: a golden prompt that is wrong once in ten times says nothing."""
     penalty = release.sampling.repeat_penalty if release else None
     return frames.Sampling(temperature=0, top_p=1, top_k=0, repeat_penalty=penalty or GREEDY.repeat_penalty)

@@ -32,7 +32,7 @@ class Faults:
 class ReleaseServer:
     """Serves `folder` on a free port of this machine, until closed."""
 
-    def __init__(self, folder: Path, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, folder: Path, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.folder = folder
         self.faults = Faults()
         self.sent_bytes = 0
@@ -45,12 +45,12 @@ class ReleaseServer:
         class Handler(_Handler):
             server_of = owner
 
-        self._server = _Quiet(("127.0.0.1", 0), Handler)
+        self._server = _Quiet((host, 0), Handler)
         self._server.daemon_threads = True
         if context is not None:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         scheme = "http" if context is None else "https"
-        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}/"
+        self.url = f"{scheme}://{host}:{self._server.server_address[1]}/"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:

@@ -1,89 +1,20 @@
 import asyncio
 import contextlib
 import hashlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent.clock import Clock
-from agent.config import Updates
-from agent.update.delivery import Delivery
-from agent.update.site import Site
 from contract.release import Release
 from fleet.releases.objects import Objects
-from tests.fakes.certificates import Authority
 from tests.fakes.gguf_builder import GgufBuilder
 from tests.fakes.noise import noise
 from tests.fakes.release_server import ReleaseServer
 from tests.fakes.releases import make_release
+from tests.fakes.site_nodes import Bus, SiteNode
 
 NUM_TENSORS, TENSOR_BYTES = 12, 100_000
-
-
-class Node:
-    """A node of the site s1, with an identity of its own."""
-
-    def __init__(self, folder: Path, name: str, server: ReleaseServer, bus: "Bus") -> None:
-        self.name = name
-        self.target = folder / "target"
-        self.held: list[tuple[Release, Path]] = []
-        self.alerts: list[dict[str, Any]] = []
-        identity = folder / "identity"
-        identity.mkdir(parents=True)
-        authority = Authority(identity)
-        certificate = authority.sign(name).read_text()
-        (identity / "identity.pem").write_text(authority.key(name).read_text() + certificate)
-        authority.file.rename(identity / "ca.pem")
-        updates = Updates(sources=[server.url], neighbours=True)
-        self._background: set[asyncio.Task[None]] = set()
-        self.delivery = Delivery(
-            folder / "delivery",
-            identity,
-            identity=lambda: None,
-            settings=lambda: updates,
-            clock=Clock(0, system_ms=lambda: time.time_ns() // 1_000_000, monotonic_s=time.monotonic),
-            held=lambda: self.held,
-            on_alert=lambda _, data: self.alerts.append(data),
-            neighbours=lambda file: self.site.neighbours(file),  # noqa: PLW0108  # it is made below
-            on_lots=self.look,
-        )
-        self.site = Site(
-            name,
-            "s1",
-            pem_file=identity / "identity.pem",
-            broker_host="127.0.0.1",
-            settings=lambda: updates,
-            lots=lambda: self.delivery.lots,
-            publish=lambda payload: bus.publish(self, payload),
-            on_change=self.change,
-        )
-        bus.nodes.append(self)
-
-    def change(self) -> None:
-        """Others have something else."""
-        self.delivery.neighbours_changed()
-        self.look()
-
-    def look(self) -> None:
-        """As the daemon does it."""
-        task = asyncio.get_running_loop().create_task(self.site.look())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-
-class Bus:
-    """What the broker is to the nodes here: each message at once, to all others."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-
-    def publish(self, sender: Node, payload: bytes) -> None:
-        """Hands it out."""
-        for node in self.nodes:
-            node.site.take(sender.name, payload)
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +41,10 @@ def server(folder: Path) -> Iterator[ReleaseServer]:
     running.close()
 
 
-async def fetch_all(nodes: list[Node], release: Release) -> None:
+async def fetch_all(nodes: list[SiteNode], release: Release) -> None:
     """All at once."""
     for node in nodes:
-        await node.site.look()
+        await node.swarm.look()
     await asyncio.gather(*(node.delivery.finish(release, node.target) for node in nodes))
 
 
@@ -122,7 +53,7 @@ def test_nodes_of_a_site_fetch_a_release_once_together(
 ) -> None:
     """Told at the same moment, each gets its part over the line and the rest from the others."""
     bus = Bus()
-    nodes = [Node(tmp_path / name, name, server, bus) for name in ("n1", "n2", "n3")]
+    nodes = [SiteNode(tmp_path / name, name, server.url, bus) for name in ("n1", "n2", "n3")]
     asyncio.run(fetch_all(nodes, release))
     for node in nodes:
         assert node.target.read_bytes() == (folder / "file").read_bytes()
@@ -135,11 +66,11 @@ def test_a_neighbour_that_has_it_is_asked_instead_of_the_line(
 ) -> None:
     """Not a byte of the release comes over the line."""
     bus = Bus()
-    holder, seeker = (Node(tmp_path / name, name, server, bus) for name in ("n1", "n2"))
+    holder, seeker = (SiteNode(tmp_path / name, name, server.url, bus) for name in ("n1", "n2"))
     holder.held = [(release, folder / "file")]
 
     async def fetch() -> None:
-        await holder.site.look()
+        await holder.swarm.look()
         await fetch_all([seeker], release)
 
     asyncio.run(fetch())
@@ -152,13 +83,13 @@ def test_a_poisoned_neighbour_is_set_aside_and_the_line_has_it(
 ) -> None:
     """One event, and no byte of it in the file."""
     bus = Bus()
-    poisoner, seeker = (Node(tmp_path / name, name, server, bus) for name in ("n1", "n2"))
+    poisoner, seeker = (SiteNode(tmp_path / name, name, server.url, bus) for name in ("n1", "n2"))
     raw = (folder / "file").read_bytes()
     (tmp_path / "poison").write_bytes(bytes(byte ^ 1 for byte in raw))
     poisoner.held = [(release, tmp_path / "poison")]
 
     async def fetch() -> None:
-        await poisoner.site.look()
+        await poisoner.swarm.look()
         await fetch_all([seeker], release)
 
     asyncio.run(fetch())
@@ -172,18 +103,18 @@ def test_only_who_told_of_its_certificate_is_served(
 ) -> None:
     """Somebody with another certificate gets nothing, and nobody anything but segments and flags."""
     bus = Bus()
-    holder, friend, stranger = (Node(tmp_path / name, name, server, bus) for name in ("n1", "n2", "n3"))
+    holder, friend, stranger = (SiteNode(tmp_path / name, name, server.url, bus) for name in ("n1", "n2", "n3"))
     bus.nodes.remove(stranger)
     holder.held = [(release, folder / "file")]
     digest = release.segments[0].sha256
 
-    async def ask(node: Node, path: str) -> int | None:
+    async def ask(node: SiteNode, path: str) -> int | None:
         from agent.update.errand import Link, Neighbours
         from agent.update.neighbourhood import Neighbourhood
         from agent.update.reader import Gone, SourceError
 
         pem = node.delivery._identity_folder / "identity.pem"
-        told = friend.site.neighbours(release.file.sha256)
+        told = friend.swarm.neighbours(release.file.sha256)
         neighbourhood = Neighbourhood("", [], Link(sources=[], pem_file=str(pem)), lambda *_: None)
         neighbourhood.follow(told or Neighbours())
         (peer,) = neighbourhood._peers.values()
@@ -199,7 +130,7 @@ def test_only_who_told_of_its_certificate_is_served(
 
     async def everybody() -> list[int | None]:
         for node in (holder, friend, holder):
-            await node.site.look()
+            await node.swarm.look()
         path = f"objects/{digest[:2]}/{digest}"
         unknown = hashlib.sha256(b"").hexdigest()
         return [

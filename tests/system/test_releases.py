@@ -13,6 +13,7 @@ import pytest
 
 from contract.enrolment import ENROL_PATH
 from contract.release import decode_release, object_path
+from tests.fakes.adapters import make_adapter
 from tests.fakes.controller import ControllerProcess
 from tests.fakes.signing_requests import request
 from tests.fakes.tiny_model import write_tiny_model
@@ -85,6 +86,27 @@ def test_a_model_is_published_with_what_it_must_show(
         for segment in release.segments:
             answer = api.get(f"/releases/{object_path(segment.sources[0].sha256)}")
             assert hashlib.sha256(answer.content).hexdigest() == segment.sources[0].sha256
+
+
+def test_variants_are_made_measured_and_published(controller: ControllerProcess, tiny: Path, tmp_path: Path) -> None:
+    """By llama.cpp, in a process of its own; the table has each adapter that says how it is judged."""
+    (tmp_path / "golden.toml").write_text('[[prompt]]\nuser = "hello"\nmax_tokens = 4\nregex = "^.{0,99}$"\n')
+    adapter = make_adapter(tmp_path / "a.gguf", tiny)
+    base, golden = hashlib.sha256(tiny.read_bytes()).hexdigest(), str(tmp_path / "golden.toml")
+    words = ["--license", "MIT", "--base", base, "--golden", golden]
+    run(controller, "adapter", "publish", "judged", "1", str(adapter), *words)
+    said = run(controller, "model", "publish", "many", "1", str(tiny), "--license", "MIT", "--quantize", "Q8_0")
+    titles, *rows = said.splitlines()[-3:]
+    assert titles.split()[-2:] == ["golden", "judged@1"]
+    assert [row.split()[0] for row in rows] == ["many@1", "many@1+q8_0"]
+    assert float(rows[1].split()[1]) < 0.6 * float(rows[0].split()[1])
+    with controller.api() as api:
+        listed = {one["release"]: one for one in api.get("/v1/releases").json()}
+        file = api.get("/v1/releases/many/file", params={"version": "1"}).content
+    assert file == tiny.read_bytes()
+    assert listed["many@1+q8_0"]["bytes"] < listed["many@1"]["bytes"]
+    refused = controller.fleet("model", "publish", "m", "1", str(tiny), "--license", "MIT", "--quantize", "Q9")
+    assert "cannot make a variant 'Q9'" in refused.stderr
 
 
 def test_only_what_is_approved_can_be_wished(controller: ControllerProcess, tiny: Path) -> None:

@@ -132,9 +132,9 @@ def test_an_adapter_for_one_thing_may_say_that_for_ever() -> None:
 
 def test_what_is_only_slow_is_told_apart() -> None:
     """Others may have had the processor: it is looked at again."""
-    assert decide(RELEASE, replace(GOOD, tok_s=1.0), BASELINE, ROOM).is_slow
-    assert not decide(RELEASE, replace(GOOD, tok_s=1.0, has_nan=True), BASELINE, ROOM).is_slow
-    assert not decide(RELEASE, GOOD, BASELINE, ROOM).is_slow
+    assert decide(RELEASE, replace(GOOD, tok_s=1.0), BASELINE, ROOM).is_doubtful
+    assert not decide(RELEASE, replace(GOOD, tok_s=1.0, has_nan=True), BASELINE, ROOM).is_doubtful
+    assert not decide(RELEASE, GOOD, BASELINE, ROOM).is_doubtful
 
 
 def test_hostile_answers_cost_no_time() -> None:

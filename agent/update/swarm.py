@@ -22,10 +22,9 @@ from contract.presence import Have
 log = structlog.get_logger()
 
 MAX_NEIGHBOURS: Final = 64
-LOOK_S: Final = 30  # settings and the certificate may have changed
 
 
-class Site:
+class Swarm:
     """One node's view of its site."""
 
     def __init__(
@@ -99,7 +98,7 @@ class Site:
                 self._publish(said)
 
     def connected(self) -> None:
-        """The broker is there again: it may have been another one."""
+        """The broker is there, and may be one that knows nothing of this node."""
         if self._said:
             self._publish(self._said)
 
