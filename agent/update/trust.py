@@ -27,7 +27,6 @@ from agent.update.reader import Expired, Gone, Reader, Untrue
 from agent.update.record import Record
 from contract.limits import MAX_MANIFEST_BYTES
 
-
 # Whose keys make a role's version: the targets' own, and those of the snapshot that names it.
 _VOUCHERS = {"timestamp": ("timestamp",), "snapshot": ("snapshot",), "targets": ("snapshot", "targets")}
 
