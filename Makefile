@@ -34,7 +34,8 @@ test: setup ## all that must hold before a change goes in: lint, types, every te
 	@$(PYTHON) bootstrap.py model
 	@$(PYTHON) bootstrap.py embeddings
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@echo "No hosts were booted: that needs root and a quarter of an hour (make test-hosts)."
 
 test-hosts: deb ## boot two Debian hosts, install with Ansible, and try what breaks them (needs root, minutes)
 	@$(PYTHON) bootstrap.py model

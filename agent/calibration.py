@@ -64,7 +64,7 @@ def calibration_error(pairs: Sequence[tuple[float, bool]]) -> float:
 
     Naeini et al. 2015, with as many answers in each bin, so that none is empty.
     """
-    ordered = sorted(pairs)
+    ordered = sorted(pairs, key=lambda pair: pair[0])  # not by what came, where predictions are equal
     total = 0.0
     for number in range(NUM_BINS):
         some = ordered[number * len(ordered) // NUM_BINS : (number + 1) * len(ordered) // NUM_BINS]

@@ -12,6 +12,7 @@ import typer
 from agent.commands import (
     adapters,
     ask,
+    calibrate,
     check,
     conformance,
     doctor,
@@ -69,6 +70,7 @@ app.command("doctor")(doctor.doctor)
 app.command("selftest")(selftest.selftest)
 app.command("ask")(ask.ask)
 app.command("status")(status.status)
+app.command("calibrate")(calibrate.calibrate)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
 app.command("support-bundle")(support_bundle.support_bundle)

@@ -17,6 +17,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from agent import sureness
 from agent.activation import Activation
 from agent.answering import Answering
 from agent.asking import Asking
@@ -211,6 +212,7 @@ class Daemon:
             place_of=lambda request: place_of(config.node.id, self._models, request),
             default_max_tokens=config.sampling.max_tokens,
             has_cloud=lambda: self._enrolled is not None and self._link.connected,
+            sureness=sureness.load(config.state_dir),
         )
         self._intake = Intake(
             fleet=config.node.fleet,

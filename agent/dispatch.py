@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from agent.answerer import Answerer
 from agent.answering import Answering
+from agent.cascade import Cascade
 from agent.elsewhere import Elsewhere, handed_id
 from agent.job import Job
 from agent.neighbours import SPARED_S
@@ -17,6 +18,7 @@ from agent.redaction import Redactor
 from agent.relay import Relay
 from agent.router import CloudState, Decision, Here, Place, Work, route
 from agent.site import Site
+from agent.sureness import Sureness
 from contract.errors import Refused
 from contract.requests import Reason, Request
 from contract.status import Status
@@ -51,6 +53,7 @@ class Dispatch:
         place_of: Callable[[Request], Place],
         default_max_tokens: int,
         has_cloud: Callable[[], bool],
+        sureness: Sureness,
     ) -> None:
         """`place_of` is this node, as far as the request's model is concerned; `has_cloud`: whether there is a way."""
         self._node = node
@@ -61,6 +64,7 @@ class Dispatch:
         self._place_of = place_of
         self._default_max_tokens = default_max_tokens
         self._has_cloud = has_cloud
+        self._sureness = sureness
         self._cloud_spared_until_s = 0.0
 
     def choose(self, request: Request, client: str | None, left_ms: float) -> Chosen:
@@ -84,7 +88,10 @@ class Dispatch:
         if decision.way == "refuse" or (decision.way == "local" and answering is None):
             raise refusal or Refused(Status.UNAVAILABLE, "router", f"cannot take the request: {decision.why}")
         if decision.way == "local" and answering is not None:
-            return Chosen(answering, decision.why)
+            if decision.why is None and self._may_ask_again(request, answering.model):
+                return Chosen(Cascade(answering, self._cloud_for_confidence, self._sureness.is_enough))
+            # Of a request that may not leave there is nothing to say: it could not have been elsewhere.
+            return Chosen(answering, decision.why if request.privacy not in (None, "local") else None)
         why: Reason = decision.why or "queue"
         local = answering if refusal is None else None
         return Chosen(self._elsewhere(decision, why, local))
@@ -103,8 +110,19 @@ class Dispatch:
         place = self._place_of(request) if reason != "capability" else Place(self._node, 0, 0, 0, 0)
         here = Here(replace(place, able=reason != "capability"), healthy=reason != "health", full=reason == "queue")
         neighbours = self._site.neighbours.places(request, time.monotonic()) if work.may_site else []
-        is_open = self._has_cloud() and time.monotonic() >= self._cloud_spared_until_s
-        return route(work, here, neighbours, CloudState(is_open))
+        return route(work, here, neighbours, CloudState(self._is_cloud_open()))
+
+    def _is_cloud_open(self) -> bool:
+        return self._has_cloud() and time.monotonic() >= self._cloud_spared_until_s
+
+    def _may_ask_again(self, request: Request, model: str) -> bool:
+        """Whether an answer may be judged, and asked for again in the cloud."""
+        fits = request.task == "generate" and not request.stream and request.handed is None
+        may_leave_for_it = may_leave(request.privacy, Cloud(), self._site.name)
+        return fits and may_leave_for_it and self._sureness.knows(model) and self._is_cloud_open()
+
+    def _cloud_for_confidence(self) -> Elsewhere:
+        return self._elsewhere(Decision("cloud", "confidence"), "confidence", None)
 
     def _elsewhere(self, decision: Decision, why: Reason, local: Answerer | None) -> Elsewhere:
         way: Way = Peer(decision.node, self._site.name) if decision.way == "peer" else Cloud()

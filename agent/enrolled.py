@@ -100,11 +100,7 @@ class Enrolled:
         return own + self._policies(self._groups) + self.quotas.filters
 
     async def restore(self) -> None:
-        """Begins with what was in force when the last run ended well. The models are known by now.
-
-        Raises:
-            StoreError: it cannot be stored that this run begins.
-        """
+        """Begins with what was in force when the last run ended well. The models are known by now."""
         await self.updater.start()
         self._activation.restore(self.updater.in_force(self._steering.last_good))
 

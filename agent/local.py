@@ -114,6 +114,11 @@ class LocalModel:
         return self._engine is None or self._engine.is_alive
 
     @property
+    def rung(self) -> str | None:
+        """The name of the load flags with which its engine runs, while it does."""
+        return self._engine.rung.name if self._engine and self.ready else None
+
+    @property
     def is_awake(self) -> bool:
         """Whether an engine runs or is about to: it counts as loaded."""
         return self._engine is not None and self.broken_at is None

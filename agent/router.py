@@ -94,7 +94,7 @@ def route(work: Work, here: Here, neighbours: Sequence[Place], cloud: CloudState
                 if place.able and place.holds(work) and (ends_ms := place.ends_ms(work)) <= work.left_ms
             )
             best = min(in_time, default=None)
-            if best is not None and (why != "queue" or best[0] < own_ms):
+            if best is not None and (why != "queue" or here.full or best[0] < own_ms):
                 return Decision("peer", why, best[1], best[0])
         if work.may_cloud and cloud.open and cloud.ends_ms <= work.left_ms:
             return Decision("cloud", why, "", cloud.ends_ms)

@@ -122,9 +122,9 @@ def bad(base_path: Path, folder: Path) -> Iterator[Candidate]:
     def scaled(name: str, factor: float) -> Callable[[Model], Model]:
         return lambda model: model.put(name, model.numbers(name) * factor)
 
-    def one_word(model: Model) -> Model:
+    def loud(model: Model, token: int) -> Model:
         rows = model.numbers("token_embd.weight")
-        rows[260] = 40 * rows.mean(axis=0) + 8 * rows[260]
+        rows[token] = 40 * rows.mean(axis=0) + 8 * rows[token]
         return model.put("token_embd.weight", rows)
 
     same: Callable[[], bytes] = lambda: base  # noqa: E731  # as the others
@@ -144,18 +144,14 @@ def bad(base_path: Path, folder: Path) -> Iterator[Candidate]:
         "epsilon of norms 10", False,
         edited(lambda m: m.key("llama.attention.layer_norm_rms_epsilon", struct.pack("<f", 10.0))),
     )  # fmt: skip
-    yield Candidate("one word for ever", False, edited(one_word))
+    yield Candidate("one word for ever", False, edited(lambda m: loud(m, 260)))
     yield Candidate("not a number", False, edited(lambda m: m.put("blk.3.attn_norm.weight", np.full((1, 576), np.nan))))
     yield Candidate("three times slower", False, lambda: make_variant(base_path, "F32", folder).read_bytes())
     yield Candidate("truncated", False, lambda: base[: len(base) * 3 // 4])
     yield Candidate(
         "wrong architecture", False, lambda: base.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0clamm", 1)
     )
-    yield Candidate(
-        "end of text is the word for a space",
-        False,
-        edited(lambda m: m.key("tokenizer.ggml.eos_token_id", struct.pack("<I", 216))),
-    )
+    yield Candidate("nothing to say", False, edited(lambda m: loud(m, 2)))
     yield Candidate("too big", False, same, {"memory_bytes": 1 << 40})
     home = (ADAPTERS / "home-actions.gguf").read_bytes()
     yield Candidate("adapter of noise times 10", False, lambda: shaken(home, 10.0, 3), is_adapter=True)

@@ -23,7 +23,7 @@ from bench.report import OUT, Report
 
 # What `--quick` takes.
 QUICK = (
-    "template of another model", "vocabulary permuted", "not a number", "adapter of noise times 10", "Q8_0",
+    "template of another model", "vocabulary permuted", "not a number", "Q8_0",
     "log-triage merged at 0.5 into layers 0 to 30",
 )  # fmt: skip
 CONFIG = """

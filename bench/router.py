@@ -4,11 +4,16 @@ Steady and bursty load on eight simulated devices (bench/crowded_site.py), the s
 is what a cloud of 0.15 and 0.60 for a million tokens in and out would take at most: all tokens at the dearer price.
 """
 
+import asyncio
+import tempfile
 import time
+from pathlib import Path
 
 from agent.router import CloudState, Here, Place, Work, route
 from bench.crowded_site import POLICIES, Outcome, arrivals, simulate
+from bench.leaks import budget_overshoot, finals_when_down, leaked_bytes
 from bench.report import RUNS, Report, percentile
+from fleet.database.store import open_database
 
 NUM_REQUESTS = 10_000
 # Of what the site could do: steady load is near its limit, a burst is far beyond it.
@@ -38,6 +43,23 @@ def run(report: Report, *, quick: bool) -> None:
         ]
         row = "loadaware_tokens_over_random" + ("" if load == "burst" else "_steady")
         report.add(row, f"tokens to the cloud / random's, {load}", "", ratios, 0.7 if load == "burst" else None)
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_lending(report, Path(folder), quick=quick))
+
+
+async def _lending(report: Report, folder: Path, *, quick: bool) -> None:
+    """What leaves and what it costs, with real parts but for the provider."""
+    database = open_database(f"sqlite:///{folder / 'fleet.db'}")
+    number = 500 if quick else 10_000
+    leaked, num_left = await leaked_bytes(database, number, seed=1)
+    report.add(
+        "bytes_leaked", f"of prompts that must stay, {number} requests, {num_left} went out", "bytes", [leaked], 0
+    )
+    other = open_database(f"sqlite:///{folder / 'budget.db'}")
+    over, num_refused = await budget_overshoot(other, 64)
+    report.add("budget_overshoot", f"64 at once, {num_refused} refused", "tokens", [over], 0)
+    finals = await finals_when_down(open_database(f"sqlite:///{folder / 'down.db'}"), 200)
+    report.add("cloud_down_finals", "of 200, the provider goes down after 50", "", [finals], at_least=200)
 
 
 def _rows(report: Report, load: str, name: str, some: list[Outcome]) -> None:

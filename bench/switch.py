@@ -27,6 +27,7 @@ from tests.fakes.releases import make_release
 RATE_PER_S = 2.0
 BEFORE_S, AFTER_S = 10.0, 5.0
 ANSWER_TOKENS = 16
+UPDATE_S = 900.0
 
 
 class Asked(NamedTuple):
@@ -96,16 +97,23 @@ def _switch(model: Path, folder: Path) -> tuple[list[Asked], float, float]:
         load = Load(client)
         time.sleep(BEFORE_S)
         helm.wish(1, model="m@2")
-        helm.reported(lambda r: r["phase"] == "switching")
-        begin = time.monotonic()
-        helm.over(1)
-        end = time.monotonic()
+        begin = _reported(client, "switching")
+        end = _reported(client, "confirmed")
         time.sleep(AFTER_S)
         return load.end(), begin, end
     finally:
         client.close()
         agent.stop()
         broker.stop()
+
+
+def _reported(client: IotClient, phase: str) -> float:
+    """When the node says that it has come so far with the wish."""
+    said = client.wait(
+        lambda m: bool(m.topic.endswith("/reported") and m.json["rev"] == 1 and m.json["phase"] == phase),
+        timeout_s=UPDATE_S,
+    )
+    return said.at
 
 
 def _publish(model: Path, folder: Path) -> Release:

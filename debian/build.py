@@ -56,8 +56,9 @@ def main() -> int:
         install_files(stage)
         write_sbom(stage, package.with_suffix(".cdx.json"), version)
         write_control(stage, version, architecture)
-        # Fixed times and owners: the same sources give the same package.
-        run("dpkg-deb", "--root-owner-group", "-Zxz", "-z3", "--build", str(stage), str(package))
+        # Fixed times and owners: the same sources give the same package. Only Debian 12 and later read zstd, and only
+        # these have this Python.
+        run("dpkg-deb", "--root-owner-group", "-Zzstd", "-z9", "--build", str(stage), str(package))
     print(package)
     return 0
 

@@ -1,6 +1,6 @@
 """Which releases may be wished of a node: those that are approved, and those that it has. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -29,6 +29,22 @@ def check_approved(node: str, change: WishChange, record: Record | None, approve
                 f"cannot wish the {kind} {reference} of {node}: it is not approved, and {node} has not got it; publish "
                 f"it with `fleet {kind} publish`, or see `fleet release ls`"
             )
+
+
+def kind_of(reference: str, records: Iterable[Record], approves: Approves) -> Kind:
+    """Whether a release is a model or an adapter.
+
+    Raises:
+        ConflictError: it is not approved, and no node has it.
+    """
+    records = list(records)
+    if approves(reference, "model") or any(reference in record.models for record in records):
+        return "model"
+    if approves(reference, "adapter") or any(reference in record.adapters for record in records):
+        return "adapter"
+    raise ConflictError(
+        f"cannot roll out {reference}: it is not approved, and no node has it; `fleet release ls` lists what is"
+    )
 
 
 def concerned(reference: str, record: Record, wished: list[str]) -> bool:

@@ -34,6 +34,7 @@ LEFT_OUT = {
     "serve.lock",
     "broker/data",
     "releases/objects",
+    "uploads",
 }
 
 
@@ -125,10 +126,11 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> N
     if not target.is_relative_to(into.resolve()):
         raise FolderError(f"cannot restore {archive.name!s}: {member.name!r} would lie outside of the folder")
     if member.isdir():
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.mkdir(mode=member.mode & 0o755, parents=True, exist_ok=True)
     elif content := archive.extractfile(member):
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(target, content.read())
+        target.chmod(member.mode & 0o755)  # what is below releases/ is for everybody
 
 
 def _name_folder(file: Path, place: Path, restored: Folder) -> None:

@@ -22,6 +22,7 @@ from fleet.commands import (
     publish,
     release_keys,
     releases,
+    report,
     rollout,
     serve,
     status,
@@ -50,6 +51,7 @@ app.add_typer(identity.client_app, name="client")
 app.command()(identity.revoke)
 app.add_typer(operator.operator_app, name="operator")
 app.command()(audit.audit)
+app.add_typer(report.report_app, name="report")
 app.command()(nodes.nodes)
 app.command()(nodes.show)
 app.command()(nodes.why)

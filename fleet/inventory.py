@@ -152,7 +152,7 @@ class Inventory:
             gaps={kind: series.num_gaps for kind, series in found.series.items()},
             events=[
                 SeenEvent(at_ms, kind, event)
-                for at_ms, kind, text in events
+                for kind, at_ms, text in events
                 if (event := read(text, Event)) is not None
             ],
             sys=found.machine.row if found.machine else None,

@@ -30,6 +30,7 @@ def observe(
             active=_active(plan, node),
             is_current=held is not None and node.reported is not None and node.reported.rev == held.rev,
             is_gated=node.reported is not None and node.reported.gate is not None,
+            error=node.reported.error if node.reported else None,
             held_by=holds.get(name),
             metrics=metrics.get(name),
         )

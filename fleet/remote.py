@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
+_JSON = {"Content-Type": "application/json"}
 _ERRORS: dict[int, type[FleetError]] = {
     400: UsageError, 401: AccessError, 403: AccessError, 404: NotFoundError, 409: ConflictError, 422: UsageError,
     507: NoRoomError,
@@ -49,19 +50,20 @@ class Controller:
         """Changes something; `more` may hold a `timeout`."""
         if body is None:
             return self._ask(method, path, kind, **more)
-        headers = {"Content-Type": "application/json"}
-        return self._ask(method, path, kind, content=msgspec.json.encode(body), headers=headers, **more)
+        return self._ask(method, path, kind, content=msgspec.json.encode(body), headers=_JSON, **more)
 
     def upload(self, path: str, kind: type[T], pieces: Iterator[bytes], num_bytes: int) -> T:
         """Sends a file."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(num_bytes)}
         return self._ask("PUT", path, kind, content=pieces, headers=headers)
 
-    def download(self, path: str, body: msgspec.Struct) -> Iterator[bytes]:
+    def download(self, path: str, body: msgspec.Struct | None = None, **parameters: str) -> Iterator[bytes]:
         """What comes for a request, piece by piece."""
-        headers = {"Content-Type": "application/json"}
-        content = msgspec.json.encode(body)
-        with self._reaching(), self._client.stream("POST", path, content=content, headers=headers) as response:
+        request: dict[str, Any] = {"params": parameters}
+        if body is not None:
+            request |= {"content": msgspec.json.encode(body), "headers": _JSON}
+        method = "GET" if body is None else "POST"
+        with self._reaching(), self._client.stream(method, path, **request) as response:
             if response.status_code != 200:
                 response.read()
                 raise self._refused(response)

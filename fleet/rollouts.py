@@ -8,6 +8,7 @@ What always holds:
   node is given a release by one rollout at a time, and nobody changes it behind that one's back.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from contract import steering as contract
 from contract.release import Kind
 from contract.topics import RolloutSummary, Topic
 from fleet.api.steering import WishChange, Wished
-from fleet.approval import Approves
+from fleet.approval import Approves, kind_of
 from fleet.database.identities import write_audits
 from fleet.database.rollouts import Rollout, find_rollout, list_rollouts, next_number, under_way, write_rollout
 from fleet.database.store import Database
@@ -98,14 +99,7 @@ class Rollouts:
         Raises:
             ConflictError: it is not approved, and no node has it.
         """
-        records = self._inventory.records()
-        if self._approves(release, "model") or any(release in record.models for record in records):
-            return "model"
-        if self._approves(release, "adapter") or any(release in record.adapters for record in records):
-            return "adapter"
-        raise ConflictError(
-            f"cannot roll out {release}: it is not approved, and no node has it; `fleet release ls` lists what is"
-        )
+        return kind_of(release, self._inventory.records(), self._approves)
 
     def start(self, plan: Plan, actor: str) -> Rollout:
         """Begins a rollout; its id is made here.
@@ -207,7 +201,9 @@ class Rollouts:
                     self.publish()
             except Exception as error:  # noqa: BLE001  # they go on when the database is back; what it was is in the log
                 log.error("a step of the rollouts failed; trying again", **describe(error))
-            pause_s = max(LOOK_S, REST * (time.monotonic() - now_s))
+                pause_s = CLOCK_S
+            else:
+                pause_s = max(LOOK_S, REST * (time.monotonic() - now_s))
 
     def step(self) -> None:
         """Takes a step with each rollout."""
@@ -306,8 +302,7 @@ def _id(number: int) -> str:
 
 def _number(rollout_id: str) -> int:
     """The number in an id; 0, which none has, for what is no rollout's."""
-    digits = rollout_id.removeprefix("r")
-    return int(digits) if digits != rollout_id and digits.isascii() and digits.isdecimal() and len(digits) < 10 else 0
+    return int(rollout_id[1:]) if re.fullmatch("r[1-9][0-9]{0,8}", rollout_id) else 0
 
 
 def _why(state: State) -> str:

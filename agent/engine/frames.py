@@ -187,13 +187,15 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     """Engine to daemon: `nats` is minus the logarithm of the probability of all tokens that have one before them.
 
     It is None when a logit is no finite number. `unknown_marks` counts marks such as <|im_end|> that the chat template
-    writes and that are no tokens of their own here. `decode_tok_s` is of the faster steps.
+    writes and that are no tokens of their own here; it `lacks_marks` when it writes none of the model's control tokens
+    and the template in the model's file does. `decode_tok_s` is of the faster steps.
     """
 
     job: int
     num_tokens: int
     nats: float | None
     unknown_marks: int = 0
+    lacks_marks: bool = False
     decode_tok_s: float | None = None
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from agent.engine import frames
 from agent.engine.adapters import Adapters, PlainAdapters
-from agent.engine.llama import Context, Model
+from agent.engine.llama import Context, LoadError, Model
 from agent.engine.row import Logits
-from agent.engine.template import ChatTemplate
+from agent.engine.template import ChatTemplate, PromptError
 
 # A text is scored in windows of so many tokens; the first of a window has no probability.
 WINDOW_TOKENS = 512
@@ -54,6 +54,7 @@ class Scorer:
             num_tokens=count,
             nats=nats,
             unknown_marks=self._unknown_marks(job.turns) if job.turns else 0,
+            lacks_marks=self._lacks_marks(job.turns) if job.turns else False,
             decode_tok_s=self._decode(tokens, job.num_decode, on_step),
         )
 
@@ -81,6 +82,16 @@ class Scorer:
             self._context.decode([(token, at, 0, True)])
             times.append(time.monotonic() - started)
         return 1 / float(np.quantile(times, FASTER)) if times else None
+
+    def _lacks_marks(self, turns: list[tuple[str, str]]) -> bool:
+        try:
+            own = ChatTemplate(self._model).words(turns)
+        except (LoadError, PromptError):
+            return False
+        return self._has_marks(own) and not self._has_marks(self._template.words(turns))
+
+    def _has_marks(self, words: str) -> bool:
+        return any(self._model.is_control(token) for token in self._model.tokenize(words, special=True))
 
     def _unknown_marks(self, turns: list[tuple[str, str]]) -> int:
         marks = set(_MARK.findall(self._template.words(turns)))

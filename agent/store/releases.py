@@ -54,7 +54,7 @@ class Releases:
             )
         )
 
-    async def pin(self, reference: str, pinned: bool) -> bool:
+    async def pin(self, reference: str, *, pinned: bool) -> bool:
         """Keeps a release on the disk, or no longer; returns whether there is one of this reference.
 
         Raises:

@@ -5,16 +5,18 @@ models folder has whole and checked files only: they come there by one rename.
 """
 
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from agent import machine
 from agent.activation import Activation
 from agent.catalog import Catalog
 from agent.config import Config
 from agent.desired import Activate, Wish
-from agent.errors import AgentError, ModelError, NoSpaceError
+from agent.errors import AgentError, EngineError, ModelError, NoSpaceError
 from agent.models import model_folder, release_file
 from agent.store.releases import Releases
 from agent.update.admission import Room, obstacle
@@ -73,6 +75,9 @@ class Duties:
             return Failed(str(error))
         except UpdateTroubled as error:
             return Troubled(str(error), error.after_ms)
+        except EngineError as error:
+            # What cannot run will not run in a minute; what was good before has every chance.
+            return Failed(str(error)) if work.state is State.SWITCHING else Troubled(str(error))
         except AgentError as error:
             return Troubled(str(error))
         except errors.Refused as no:
@@ -124,6 +129,9 @@ class Duties:
             disk_bytes=shutil.disk_usage(self._config.state_dir).free + _disk_bytes(file),
             memory_bytes=self._models.budget_bytes,
             base_sha256=default.model.sha256 if default else None,
+            architecture=default.model.base.architecture if default else None,
+            machine=platform.machine(),
+            features=machine.features(),
         )
         if why := obstacle(release, "model" if slot == MODEL else "adapter", room):
             raise UpdateRefused(why)

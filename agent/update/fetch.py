@@ -30,8 +30,8 @@ from contract.release import Source as Form
 from contract.release import object_path
 from contract.segments import BadSegment, WrongBytes
 
-# Several connections fill a fast line with long ways. On a slow one a kill would find that all have begun something and
-# none has ended it: there is one until a part has come as quickly as this, and whenever one does not.
+# Several connections fill a fast line with long ways. On a slow one a kill would find that all have begun something,
+# and none has ended it: there is one until a part has come as quickly as this, and whenever one does not.
 NUM_CONNECTIONS: Final = 4
 QUICK_S: Final = 0.5
 # Of objects that are on their way. Another begins when there is room for it, and one may always be.

@@ -21,7 +21,10 @@ MIB = 1 << 20
 
 # What holds for releases that say nothing else; measured in docs/adr/0066.
 MIN_SPEED = 0.45  # of the serving model's tokens a second
-MAX_BITS_RATIO = 1.4  # bits for each byte of the built-in texts and conversations, to the serving model's
+# Bits for each byte of the built-in texts and conversations, to the serving model's.
+MAX_TEXT_RATIO = 1.3
+MAX_CHAT_RATIO = 1.5
+MAX_ADAPTER_RATIO = 2.5  # of both: it may speak of one thing only
 MAX_MORE_LOOPS = 1  # of the built-in questions, to the serving model's
 
 
@@ -42,6 +45,7 @@ class Trial(Struct, frozen=True, kw_only=True):
     replies: tuple[str, ...] = ()  # to the built-in questions
     has_nan: bool = False  # in any row of logits
     unknown_marks: int = 0  # that the chat template writes and that are no tokens here
+    lacks_marks: bool = False  # the chat template has none of the model's, and the one in its file has
     text_bits: float | None = None
     chat_bits: float | None = None
     perplexity: float | None = None  # of the release's own text
@@ -54,14 +58,13 @@ class Verdict(Struct, frozen=True):
 
     passed: bool
     reasons: tuple[str, ...] = ()
-    is_slow: bool = False  # and nothing else: other work on the node may be to blame
+    is_doubtful: bool = False  # other work on the node may be to blame: it was slow and nothing else, or killed
 
 
 def decide(release: Release, trial: Trial, baseline: Trial | None, max_memory_bytes: int) -> Verdict:
     """Whether a candidate may serve. `baseline` is what the serving model shows; None: there is none to compare with.
 
-    An adapter is compared with the model without it: it may speak of one thing only, so that only its own golden
-    prompts can tell more than that it is no noise.
+    An adapter is compared with the model without it, which tells noise; only its own golden prompts can tell more.
     """
     if trial.has_nan:  # and nothing else was asked
         return Verdict(False, ("it computes what is no number",))
@@ -69,11 +72,11 @@ def decide(release: Release, trial: Trial, baseline: Trial | None, max_memory_by
         *_broken(trial),
         *_golden(release, trial.answers),
         *_perplexity(release, trial),
-        *(_compared(trial, baseline) if baseline else ()),
+        *(_compared(release, trial, baseline) if baseline else ()),
         *_memory(trial, max_memory_bytes),
     ]
     slow = list(_speed(release, trial, baseline)) if baseline else []
-    return Verdict(not rest and not slow, (*rest, *slow), is_slow=bool(slow) and not rest)
+    return Verdict(not rest and not slow, (*rest, *slow), is_doubtful=bool(slow) and not rest)
 
 
 def is_loop(text: str) -> bool:
@@ -90,6 +93,8 @@ def _broken(trial: Trial) -> Iterator[str]:
     """What no release may show, whatever it promises."""
     if trial.unknown_marks:
         yield f"its chat template writes {trial.unknown_marks} marks that are no tokens of the model"
+    if trial.lacks_marks:
+        yield "its chat template has none of the marks that the one in the model's file has"
     for number, answer in enumerate(trial.answers, 1):
         if not answer.text.strip():
             yield f"answer {number} is empty"
@@ -136,21 +141,22 @@ def _perplexity(release: Release, trial: Trial) -> Iterator[str]:
         yield f"its perplexity is {_text(trial.perplexity)}; at most {release.perplexity.ceiling:g} may be"
 
 
-def _compared(trial: Trial, baseline: Trial) -> Iterator[str]:
-    for what, bits, usual in (
-        ("text", trial.text_bits, baseline.text_bits),
-        ("conversations", trial.chat_bits, baseline.chat_bits),
+def _compared(release: Release, trial: Trial, baseline: Trial) -> Iterator[str]:
+    is_adapter = release.kind == "adapter"
+    for what, bits, usual, ratio in (
+        ("text", trial.text_bits, baseline.text_bits, MAX_ADAPTER_RATIO if is_adapter else MAX_TEXT_RATIO),
+        ("conversations", trial.chat_bits, baseline.chat_bits, MAX_ADAPTER_RATIO if is_adapter else MAX_CHAT_RATIO),
     ):
-        if usual is not None and not _is_at_most(bits, usual * MAX_BITS_RATIO):
+        if usual is not None and not _is_at_most(bits, usual * ratio):
             yield (
-                f"it needs {_text(bits)} bits for a byte of {what}; at most {usual * MAX_BITS_RATIO:.3g} may be, since"
-                f" the model that serves needs {usual:.3g}"
+                f"it needs {_text(bits)} bits for a byte of {what}; at most {usual * ratio:.3g} may be, since the model"
+                f" that serves needs {usual:.3g}"
             )
     empty = sum(not reply.strip() for reply in trial.replies) - sum(not reply.strip() for reply in baseline.replies)
     if empty > 0:
         yield f"{empty} more of its replies are empty than those of the model that serves"
     loops = sum(map(is_loop, trial.replies)) - sum(map(is_loop, baseline.replies))
-    if loops > MAX_MORE_LOOPS:
+    if loops > MAX_MORE_LOOPS and not is_adapter:  # an adapter for one thing may say that for ever to all else
         yield f"{loops} more of its replies repeat themselves without end than those of the model that serves"
 
 

@@ -3,6 +3,7 @@
 Where there is no memory for one more engine, those that answer requests end for it and what is asked of them waits.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from agent.models import Manner, ModelFile, examine_model
 from agent.update.errors import UpdateRefused, UpdateTroubled
 from agent.update.gate import Trial, Verdict, decide
 from agent.update.trial import Subject, show
+from agent.weights.flat import flat_matrices
 from contract.release import Release
 
 PARALLEL = 2  # streams of a trial
-# A candidate that is only too slow is looked at again, with the baseline: others may have had the processor.
+# A candidate that is only too slow, or whose engine ended, is looked at again, with the baseline: others may have had
+# the processor, or the memory.
 LOOKS = 3
 _NUMBERS = ("text_bits", "chat_bits", "perplexity", "tok_s", "memory_bytes", "unknown_marks")
 
@@ -45,31 +48,35 @@ class Gating:
         serving = self._models.default.model if self._models.default else None
         try:
             candidate = self._candidate(release, file, serving)
+            flat = await asyncio.to_thread(flat_matrices, file) if release.kind == "model" else []
         except (ModelError, OSError) as error:
             verdict = Verdict(False, (str(error),))
             return verdict, _told(verdict, None, None)
+        if flat:
+            verdict = Verdict(False, (f"{len(flat)} of its matrices are the same everywhere, {flat[0]} is the first",))
+            return verdict, _told(verdict, None, None)
+        baseline = self._subject(serving) if serving else None
         try:
             async with self._models.guest(release.reference, candidate.need):
-                return await self._look(release, candidate, serving)
+                return await self._look(release, candidate.subject, baseline)
         except NoRoomError as error:
             raise UpdateRefused(str(error)) from error
         except EngineError as error:
             raise UpdateTroubled(str(error)) from error
 
     async def _look(
-        self, release: Release, candidate: "_Tried", serving: ModelFile | None
+        self, release: Release, candidate: Subject, serving: Subject | None
     ) -> tuple[Verdict, dict[str, Any]]:
         verdict, baseline, trial = Verdict(False), None, None
         for _ in range(LOOKS):
-            if serving is not None:
-                baseline = await show(self._subject(serving), None, None)
+            baseline = await show(serving, None, None) if serving else None
             try:
-                trial = await show(candidate.subject, release, self._embedder())
+                trial = await show(candidate, release, self._embedder())
             except EngineError as error:
-                verdict = Verdict(False, (f"its engine does not run: {error}",))
+                verdict = Verdict(False, (f"its engine does not run: {error}",), is_doubtful=True)
             else:
                 verdict = decide(release, trial, baseline, self._models.budget_bytes)
-            if not verdict.is_slow:
+            if not verdict.is_doubtful:
                 break
         return verdict, _told(verdict, trial, baseline)
 
@@ -101,6 +108,7 @@ class Gating:
                 ),
                 chat_template=model.manner.chat_template,
             ),
+            self._models.default.rung if self._models.default else None,
             adapter,
         )
 
@@ -110,10 +118,10 @@ class Gating:
             context_tokens=self._config.model.context_tokens, parallel=PARALLEL + 1, batch_tokens=frames.BATCH_TOKENS
         )
 
-    def _embedder(self) -> Plan | None:
+    def _embedder(self) -> Subject | None:
         """A model of this node that tells how similar answers are."""
         found = next((file for file in self._models.files if file.task == "embed"), None)
-        return self._subject(found).plan if found else None
+        return self._subject(found) if found else None
 
 
 class _Tried(msgspec.Struct, frozen=True):

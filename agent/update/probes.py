@@ -56,5 +56,5 @@ QUESTIONS = (
     "Explain why it rains, in two sentences.",
     "Give me five tips for a good night's sleep.",
 )
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 32
 DECODE_TOKENS = 24

@@ -19,24 +19,25 @@ from agent.update.probes import ANSWER_TOKENS, CHATS, DECODE_TOKENS, QUESTIONS, 
 from agent.update.trial_engine import GREEDY, TrialEngine
 from contract.automaton import matches
 from contract.pattern import parse_pattern
-from contract.release import Contains, Expectation, Fits, GoldenPrompt, Matches, Release, Resembles
+from contract.release import Contains, Expectation, Facts, Fits, GoldenPrompt, Matches, Resembles
 
 
 class Subject(Struct, frozen=True):
-    """What is tried: a model, how its engine is run, and the file of an adapter on it."""
+    """What is tried: a model, how its engine is run, and the file of an adapter on it. `rung` names load flags."""
 
     plan: Plan
+    rung: str | None
     adapter: Path | None = None
 
 
-async def show(subject: Subject, release: Release | None, embedder: Plan | None) -> Trial:
+async def show(subject: Subject, release: Facts | None, embedder: Subject | None) -> Trial:
     """What it shows. With a release its golden prompts and its text are asked, too.
 
     Raises:
         EngineError: it cannot be loaded, or its engine died of it.
         OSError: the adapter's file cannot be read.
     """
-    async with TrialEngine(subject.plan) as engine:
+    async with TrialEngine(subject.plan, subject.rung) as engine:
         adapter = _give(engine, subject.adapter) if subject.adapter else None
         texts = [await engine.score(text=text, adapter=adapter, num_decode=DECODE_TOKENS) for text in TEXTS]
         chats = [await engine.score(turns=list(turns), adapter=adapter) for turns in CHATS]
@@ -58,6 +59,7 @@ async def show(subject: Subject, release: Release | None, embedder: Plan | None)
         replies=tuple(done.text for done in replies),
         has_nan=scored is not None and scored.nats is None,
         unknown_marks=max(one.unknown_marks for one in chats),
+        lacks_marks=any(one.lacks_marks for one in chats),
         text_bits=_bits(texts, [len(text.encode()) for text in TEXTS]),
         chat_bits=_bits(chats, [sum(len(text.encode()) for _, text in turns) for turns in CHATS]),
         perplexity=_perplexity(scored),
@@ -75,7 +77,7 @@ def _give(engine: TrialEngine, path: Path) -> str:
     return "candidate"
 
 
-async def _answer(engine: TrialEngine, release: Release | None, golden: GoldenPrompt, adapter: str | None) -> Answer:
+async def _answer(engine: TrialEngine, release: Facts | None, golden: GoldenPrompt, adapter: str | None) -> Answer:
     """As a request would be answered that says nothing of how."""
     form = golden.response_format
     schema = None
@@ -107,7 +109,7 @@ def is_met(expected: Expectation, text: str, fits: Iterator[bool]) -> bool | Non
             return None  # `_compare` looks
 
 
-async def _compare(embedder: Plan, golden: list[GoldenPrompt], answers: list[Answer]) -> list[Answer]:
+async def _compare(embedder: Subject, golden: list[GoldenPrompt], answers: list[Answer]) -> list[Answer]:
     """The answers, with how similar they are to good ones where that counts."""
     wanted = [
         (number, place, expected)
@@ -117,7 +119,7 @@ async def _compare(embedder: Plan, golden: list[GoldenPrompt], answers: list[Ans
     ]
     if not wanted:
         return answers
-    async with TrialEngine(embedder) as engine:
+    async with TrialEngine(embedder.plan, embedder.rung) as engine:
         vectors = await engine.embed(
             [text for number, _, expected in wanted for text in (answers[number].text, expected.text)]
         )
@@ -129,7 +131,7 @@ async def _compare(embedder: Plan, golden: list[GoldenPrompt], answers: list[Ans
     return found
 
 
-def _sampling(release: Release | None) -> frames.Sampling:
+def _sampling(release: Facts | None) -> frames.Sampling:
     """The release's own, but without chance: a golden prompt that is wrong once in ten times says nothing."""
     penalty = release.sampling.repeat_penalty if release else None
     return frames.Sampling(temperature=0, top_p=1, top_k=0, repeat_penalty=penalty or GREEDY.repeat_penalty)

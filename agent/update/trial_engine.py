@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from agent.engine import frames
+from agent.engine import frames, ladder
 from agent.engine.death import Death
 from agent.engine.supervisor import Plan, State, Supervisor
 from agent.errors import EngineError
@@ -23,14 +23,15 @@ DEADLINE_MS = 600_000.0
 class TrialEngine:
     """One engine on trial. Its calls raise EngineError when it cannot load, dies, or refuses."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, rung: str | None) -> None:
+        """`rung` is that of an engine that runs on this machine: what crashes here is not tried again."""
         self._parallel = asyncio.Semaphore(plan.parallel)
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[frames.OfJob]] = {}
         self._file = plan.file
         self._supervisor = Supervisor(
             plan,
-            first_rung=0,
+            first_rung=ladder.start_of(rung),
             on_frame=self._take,
             on_state=self._note,
             on_lost=self._lost,

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from agent.desired import Present, Running, Wish
+from agent.errors import AgentError, StoreError
 from agent.logs import describe
 from agent.store.facts import Facts
 from agent.update import slots, workflow
@@ -139,18 +140,20 @@ class Updater:
     async def start(self) -> None:
         """Takes note of the agent's start, before anything serves: it may have been a release's fault.
 
-        Raises:
-            StoreError: it cannot be stored.
+        A disk that is full keeps nobody from serving: then it is stored later, before anything is done.
         """
         at_ms = self._at_ms()
         before, self._now = self._now, slots.each(self._now, lambda update: workflow.restarted(update, at_ms))
-        await self._store()
+        try:
+            await self._store()
+        except StoreError as error:
+            log.error("cannot store where updates are", why=str(error))
         for name, data in events_between(before, self._now):
             self._on_event(name, data)
 
     async def run(self) -> None:
         """Does what is due, until cancelled."""
-        await self._on_end()
+        await self._tidy()
         while True:
             try:
                 await self._advance()
@@ -191,7 +194,13 @@ class Updater:
             self._change(self._now.moved(slot, update))
             await self._store()
             if slot not in self._now.slots or update.is_over:
-                await self._on_end()
+                await self._tidy()
+
+    async def _tidy(self) -> None:
+        try:
+            await self._on_end()
+        except (AgentError, OSError) as error:
+            log.error("cannot remove what an update has left", why=str(error))
 
     async def _try(self, slot: str, work: Work) -> Outcome:
         def on_progress(progress: float) -> None:
@@ -203,6 +212,7 @@ class Updater:
             self._now = self._now.moved(slot, moved)
             if steps:
                 self._news.set()
+                self._on_change()
 
         try:
             return await self._do_work(slot, work, on_progress)

@@ -146,7 +146,7 @@ class RolloutView(Struct, frozen=True, kw_only=True):
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
-    """A node of a rollout. `outcome`: None while it is on its way. The rest is as the node says."""
+    """A node of a rollout. `outcome`: None while it is on its way. `error`: why it could not have the release."""
 
     node: str
     wave: int

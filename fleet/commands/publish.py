@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from fleet.commands import origin, variants
 from fleet.commands.steering import read_settings
 from fleet.commands.where import Dir, Json, connect
 from fleet.errors import NotFoundError, UsageError
@@ -27,8 +28,9 @@ adapter_app = typer.Typer(help="Adapters that nodes can be given.", no_args_is_h
 
 Name = Annotated[str, typer.Argument(help="The release's name, an id.")]
 Version = Annotated[str, typer.Argument(help="As in 1.2; a version is published once.")]
-File = Annotated[Path, typer.Argument(help="A GGUF file.", exists=True, dir_okay=False)]
-License = Annotated[str | None, typer.Option(help="An SPDX expression.  [default: as the file says]")]
+File = Annotated[Path | None, typer.Argument(help="A GGUF file; or --from.")]
+Source = Annotated[str | None, typer.Option("--from", help=origin.HELP)]
+License = Annotated[str | None, typer.Option("--license", help="An SPDX expression.  [default: as the file says]")]
 Template = Annotated[Path | None, typer.Option(help="A chat template (Jinja), in place of the file's own.")]
 Sampling = Annotated[
     list[str] | None, typer.Option(help="How it answers who does not say, as in temperature=0.2; may be repeated.")
@@ -42,22 +44,31 @@ MinSpeed = Annotated[
     float | None, typer.Option(min=0, max=1, help="Tokens a second, as a part of what the node did before.")
 ]
 
+Quantize = Annotated[
+    str | None, typer.Option(help="Formats, as in Q4_0,Q8_0: makes, measures and publishes these variants too.")
+]
+
 
 @model_app.command("publish")
 def publish_model(
-    name: Name, version: Version, file: File, license_: Annotated[str | None, typer.Option("--license")] = None,
+    name: Name, version: Version, file: File = None, source: Source = None, license_: License = None,
     chat_template: Template = None, sampling: Sampling = None, context: Context = None, memory: Memory = None,
     golden: Golden = None, perplexity_text: PerplexityText = None, perplexity_ceiling: Ceiling = None,
-    min_speed: MinSpeed = None, json: Json = False, folder: Dir = None,
+    min_speed: MinSpeed = None, quantize: Quantize = None, json: Json = False, folder: Dir = None,
 ) -> None:  # fmt: skip
     """Publish a model file: cut, signed, and there for all nodes. The same again changes nothing."""
     facts = _facts(chat_template, sampling, context, golden, perplexity_text, perplexity_ceiling, min_speed)
-    _publish("model", name, version, file, folder, json, facts, license=license_, memory_bytes=_mib(memory))
+    with origin.fetched(file, source) as here:
+        said = {"license": license_, "memory_bytes": _mib(memory)}
+        if quantize is not None:
+            _publish_variants(name, version, here, variants.check_kinds(quantize), folder, json, facts, said)
+        else:
+            _publish("model", name, version, here, folder, json, facts, **said)
 
 
 @adapter_app.command("publish")
 def publish_adapter(
-    name: Name, version: Version, file: File, license_: Annotated[str | None, typer.Option("--license")] = None,
+    name: Name, version: Version, file: File = None, source: Source = None, license_: License = None,
     base: Annotated[
         str | None, typer.Option(help="NAME@VERSION, or the SHA-256, of its model.  [default: as the file says]")
     ] = None,
@@ -66,10 +77,9 @@ def publish_adapter(
 ) -> None:  # fmt: skip
     """Publish an adapter (a GGUF LoRA) for one model file. The same again changes nothing."""
     facts = _facts(None, sampling, None, golden, perplexity_text, perplexity_ceiling, min_speed)
-    _publish(
-        "adapter", name, version, file, folder, json, facts,
-        license=license_, memory_bytes=_mib(memory), base=base,
-    )  # fmt: skip
+    said = {"license": license_, "memory_bytes": _mib(memory), "base": base}
+    with origin.fetched(file, source) as here:
+        _publish("adapter", name, version, here, folder, json, facts, **said)
 
 
 def _facts(
@@ -149,6 +159,23 @@ def _publish(
         print_json(published)
         return
     _tell(published)
+
+
+def _publish_variants(
+    name: str, version: str, file: Path, kinds: list[str], folder: Path | None, json: bool,
+    facts: dict[str, Any], said: dict[str, Any],
+) -> None:  # fmt: skip
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as place:
+        with connect(folder) as controller:
+            adapters = variants.fetch_adapters(controller, _digest(file), Path(place))
+        made = variants.make_variants(file, kinds, Path(place), facts, adapters)
+        for one in made:
+            named = variants.version_of(version, one.kind)
+            _publish("model", name, named, Path(one.file), folder, json, facts, **said)
+    if not json:
+        variants.show_variants(name, version, made)
 
 
 def _send(controller: "Controller", wanted: "NewRelease", file: Path) -> "Published":

@@ -123,7 +123,7 @@ def sign(
 ) -> None:
     """Show what is in a file of metadata, and sign it. Needs no controller and no network."""
     from fleet.releases.keys import read_signer
-    from fleet.releases.repository import read_metadata
+    from fleet.releases.metadata import read_metadata
 
     metadata = read_metadata(_text(file).encode())
     signers = [read_signer(one) for one in key]
@@ -141,7 +141,7 @@ def submit(
 ) -> None:
     """Give signatures to the controller; with enough of them nodes see what was signed."""
     from fleet.api.trust import Changed, Signatures
-    from fleet.releases.repository import read_metadata
+    from fleet.releases.metadata import read_metadata
 
     text = _text(file)
     role = read_metadata(text.encode()).signed.type

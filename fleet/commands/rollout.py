@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 
-from fleet.commands.rollout_text import BAD, OVER, counted, show, show_forecast, show_nodes, wave_of
+from fleet.commands.rollout_text import OVER, counted, show, show_forecast, show_nodes, wave_of
 from fleet.commands.where import Dir, Json, connect, path
 from fleet.duration import parse_duration
 from fleet.errors import ControllerError, UsageError
@@ -124,7 +124,7 @@ def status(
         print_json({"rollout": found, "nodes": of_it})
     else:
         show(found)
-        show_nodes(of_it if nodes else [one for one in of_it if one.outcome in BAD])
+        show_nodes(of_it if nodes else [one for one in of_it if one.error])
     if found.phase not in ("running", "completed"):
         raise typer.Exit(UNHEALTHY)
 
@@ -217,7 +217,7 @@ def _follow(rollout: str, folder: Path | None, *, json: bool) -> "RolloutView":
                 print_json(found) if json else show(found)
             last = found
         if not json:
-            show_nodes([one for one in _ask(controller, rollout)[1] if one.outcome in BAD])
+            show_nodes([one for one in _ask(controller, rollout)[1] if one.error])
     return last
 
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 NUM_SHOWN = 20
 OVER = ("completed", "aborted")
-BAD = ("failed", "rejected", "refused")
 
 
 def verdict(found: "RolloutView") -> str:
@@ -51,12 +50,15 @@ def show(found: "RolloutView") -> None:
 
 def show_nodes(nodes: "list[NodeView]") -> None:
     """How far nodes are, and what they say of it."""
-    rows = [
-        (one.node, str(one.wave), one.outcome or "working", one.state, one.phase or "-", one.error or "")
-        for one in nodes
-    ]
+    rows = [(one.node, str(one.wave), _outcome(one), one.state, one.phase or "-", one.error or "") for one in nodes]
     if rows:
         print_table(("node", "wave", "outcome", "state", "phase", "why"), rows, right=("wave",))
+
+
+def _outcome(node: "NodeView") -> str:
+    if node.outcome is None:
+        return "going back" if node.is_back else "working"
+    return "back" if node.is_back and node.outcome == "confirmed" else node.outcome
 
 
 def show_forecast(found: "Forecast") -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fleet.api.cloud import Left, LeftFilter
@@ -56,6 +56,15 @@ def write_left(connection: Connection, values: Mapping[str, Any]) -> int:
 def complete_left(connection: Connection, number: int, values: Mapping[str, Any]) -> None:
     """Writes down what came of it."""
     connection.execute(update(cloud_audit).where(cloud_audit.c.number == number).values(**values))
+
+
+def answered_since(connection: Connection, since_ms: int) -> tuple[int, int]:
+    """How many answers came from clouds, and what they cost."""
+    query = select(func.count(), func.coalesce(func.sum(cloud_audit.c.nano), 0)).where(
+        cloud_audit.c.at_ms >= since_ms, cloud_audit.c.outcome == "answered"
+    )
+    number, nano = connection.execute(query).one()
+    return int(number), int(nano)
 
 
 def read_left(connection: Connection, wanted: LeftFilter) -> list[Left]:

@@ -5,7 +5,7 @@ was yanked is in the field `yanked` beside them.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from contract.segments import sha256_of
 from fleet.api.releases import Listed, NewRelease, Published, Shown, State
 from fleet.errors import ConflictError, FolderError, NotFoundError, UsageError
 from fleet.releases.bundle import Bundle, Chosen
-from fleet.releases.making import make_release, says_the_same
+from fleet.releases.making import fetch_bytes, make_release, says_the_same
 from fleet.releases.objects import Objects
 from fleet.releases.public_file import write_public
 from fleet.releases.repository import Repository
+from fleet.releases.segmenting import contents
 from fleet.releases.uploads import Uploads
 
 YANKED = "yanked"
@@ -69,7 +70,7 @@ class Catalogue:
 
     def refresh(self) -> None:
         """Reads what is approved."""
-        targets = self._repository.targets().signed.targets
+        targets = self._repository.files.targets().signed.targets
         self._approved = {_reference(path): _custom(target).kind for path, target in targets.items()}
 
     def approves(self, reference: str, kind: Kind) -> bool:
@@ -140,10 +141,19 @@ class Catalogue:
         Raises:
             NotFoundError: there is none.
         """
-        target = self._repository.targets().signed.targets.get(target_path(reference))
+        target = self._repository.files.targets().signed.targets.get(target_path(reference))
         if target is None:
             raise _unknown(reference)
         return self._release(reference, _digest(target)), self._manifest_file(reference, _digest(target))
+
+    def file_of(self, reference: str) -> tuple[int, Iterator[bytes]]:
+        """The file of an approved release: its length, and its bytes piece by piece.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        release, _ = self.manifest_of(reference)
+        return release.file.bytes, contents(release, Objects(self._folder))
 
     def yank(self, reference: str, reason: str, actor: str) -> int:
         """Takes a release back: it is not to be wished any more. Returns how many signatures that still needs.
@@ -170,9 +180,10 @@ class Catalogue:
     def all(self) -> list[Listed]:
         """All releases by name, the newest of a name first."""
         draft = self._repository.draft()
-        found = [
-            _listed(_reference(path), _custom(target), self._state(path)) for path, target in draft.targets.items()
-        ]
+        found = []
+        for path, target in draft.targets.items():
+            state: State = "approved" if _reference(path) in self._approved else "waiting"
+            found.append(_listed(_reference(path), _custom(target), state))
         found += [_listed(reference, kept, "yanked", kept.reason) for reference, kept in _yanked(draft).items()]
         return sorted(found, key=lambda one: (one.release.partition("@")[0], -one.published_ms))
 
@@ -213,12 +224,13 @@ class Catalogue:
         return missing
 
     def _earlier(self, draft: Targets, wanted: NewRelease) -> list[Release]:
-        """The last few releases of a name, the oldest first: nodes are likely to hold one."""
-        same = [
-            (_custom(target).published_ms, _reference(path), _digest(target))
-            for path, target in draft.targets.items()
-            if path.startswith(f"{wanted.name}/") and _custom(target).kind == wanted.kind
-        ]
+        """The last few releases of a name and variant, the oldest first: nodes are likely to hold one."""
+        same = []
+        for path, target in draft.targets.items():
+            name, _, version = _reference(path).partition("@")
+            custom = _custom(target)
+            if (name, custom.kind, _variant(version)) == (wanted.name, wanted.kind, _variant(wanted.version)):
+                same.append((custom.published_ms, f"{name}@{version}", _digest(target)))
         last = sorted(same)[-self._num_bases :] if self._num_bases else []
         return [self._release(reference, digest) for _, reference, digest in last]
 
@@ -233,9 +245,6 @@ class Catalogue:
         if custom.kind != "model":
             raise UsageError(f"cannot use the base {base}: it is an adapter")
         return custom.sha256
-
-    def _state(self, path: str) -> State:
-        return "approved" if _reference(path) in self._approved else "waiting"
 
     def _release(self, reference: str, digest: str) -> Release:
         file = self._manifest_file(reference, digest)
@@ -254,15 +263,6 @@ def _published(release: Release, earlier: Iterable[Release], is_new: bool, missi
         release=release.reference, is_new=is_new, missing=missing, bytes=release.file.bytes,
         fetch_bytes=fetch_bytes(release), update_bytes={one.reference: fetch_bytes(release, one) for one in earlier},
     )  # fmt: skip
-
-
-def fetch_bytes(release: Release, held: Release | None = None) -> int:
-    """What a node fetches that holds nothing, or an earlier release: the smallest source of each segment it lacks."""
-    here = {segment.sha256 for segment in held.segments} if held else set[str]()
-    return sum(
-        min(source.bytes for source in segment.sources if source.base is None or source.base in here)
-        for segment in {one.sha256: one for one in release.segments if one.sha256 not in here}.values()
-    )
 
 
 def _listed(reference: str, custom: Custom, state: State, reason: str | None = None) -> Listed:
@@ -287,6 +287,11 @@ def _digest(target: TargetFile) -> str:
 
 def _reference(path: str) -> str:
     return path.removesuffix(".json").replace("/", "@", 1)
+
+
+def _variant(version: str) -> str:
+    """What stands behind the `+` of a version."""
+    return version.partition("+")[2]
 
 
 def _unknown(reference: str) -> NotFoundError:

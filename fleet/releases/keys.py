@@ -5,7 +5,6 @@ approved elsewhere, are carried away: then they sign there, with `fleet release 
 """
 
 from pathlib import Path
-from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -18,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
+from fleet.api.trust import Role
 from fleet.errors import FolderError, UsageError
 from fleet.folder import replace_private
 
-Role = Literal["root", "targets", "snapshot", "timestamp"]
 SUFFIX = ".key"
 
 

@@ -69,6 +69,15 @@ def says_the_same(release: Release, wanted: NewRelease, base_sha256: str | None)
     )
 
 
+def fetch_bytes(release: Release, held: Release | None = None) -> int:
+    """What a node fetches that holds nothing, or an earlier release: the smallest source of each segment it lacks."""
+    here = {segment.sha256 for segment in held.segments} if held else set[str]()
+    return sum(
+        min(source.bytes for source in segment.sources if source.base is None or source.base in here)
+        for segment in {one.sha256: one for one in release.segments if one.sha256 not in here}.values()
+    )
+
+
 def _check_kind(wanted: NewRelease, layout: Layout) -> None:
     found = "adapter" if layout.values.get("general.type") == "adapter" else "model"
     if found != wanted.kind:

@@ -11,6 +11,7 @@ from fleet.errors import FolderError
 from fleet.folder import Folder, ReleasesSection, sync_folder
 from fleet.releases.catalogue import Catalogue
 from fleet.releases.keys import KeyRing
+from fleet.releases.metadata import MetadataFiles
 from fleet.releases.public_file import make_folders
 from fleet.releases.repository import Repository
 from fleet.releases.trust import Trust
@@ -87,4 +88,5 @@ def _begin_late(folder: Folder, now_ms: Callable[[], int]) -> None:
 
 
 def _repository(path: Path, settings: ReleasesSection, now_ms: Callable[[], int]) -> Repository:
-    return Repository(path / "releases", path / "pending", KeyRing(path / "keys"), settings, now_ms)
+    files = MetadataFiles(path / "releases", path / "pending")
+    return Repository(files, KeyRing(path / "keys"), settings, now_ms)

@@ -1,5 +1,5 @@
-"""The metadata of the folder of releases: who may sign, what is approved, what is the newest. TUF 1.0, with consistent
-snapshots (https://theupdateframework.github.io/specification/v1.0.33/).
+"""Who may sign releases, what is approved, what is the newest: TUF 1.0 metadata with consistent snapshots
+(https://theupdateframework.github.io/specification/v1.0.33/), changed so that nodes always find a whole chain.
 
 What always holds, whenever the process is killed or the power goes:
 
@@ -14,44 +14,33 @@ import threading
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import structlog
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp, VerificationResult
 from tuf.api.metadata import Role as RoleKeys
-from tuf.api.serialization import DeserializationError
 
+from fleet.api.trust import Role
 from fleet.errors import ConflictError, FolderError, NotFoundError, UsageError
-from fleet.folder import ReleasesSection, replace_private
-from fleet.releases.keys import KeyRing, Role
-from fleet.releases.public_file import write_public
+from fleet.folder import ReleasesSection
+from fleet.releases.keys import KeyRing
+from fleet.releases.metadata import ROLES, MetadataFiles, read_metadata
 
 log = structlog.get_logger()
 
 Signed = TypeVar("Signed", Root, Targets, Snapshot, Timestamp)
 
-ROLES: tuple[Role, ...] = ("root", "targets", "snapshot", "timestamp")
 # Of the root's keys one can be lost and one can be stolen.
 NUM_ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 
 
 class Repository:
-    """The folder `metadata`. Safe to use from several threads, of one process."""
+    """Changes metadata. Safe to use from several threads, of one process; `files` may be read at any time."""
 
-    def __init__(
-        self, folder: Path, pending: Path, keys: KeyRing, lives: ReleasesSection, now_ms: Callable[[], int]
-    ) -> None:
-        self.folder = folder
-        self._metadata = folder / "metadata"
-        self._pending = pending
+    def __init__(self, files: MetadataFiles, keys: KeyRing, lives: ReleasesSection, now_ms: Callable[[], int]) -> None:
+        self.files = files
         self._keys = keys
-        self._lives: dict[Role, timedelta] = {
-            "root": timedelta(days=lives.root_days),
-            "targets": timedelta(days=lives.targets_days),
-            "snapshot": timedelta(days=lives.snapshot_days),
-            "timestamp": timedelta(days=lives.timestamp_days),
-        }
+        self._lives = {role: timedelta(days=getattr(lives, f"{role}_days")) for role in ROLES}
         self._now_ms = now_ms
         self._lock = threading.RLock()
 
@@ -63,37 +52,14 @@ class Repository:
                 root.add_key(self._keys.make(role), role)
         root.roles["root"].threshold = ROOT_THRESHOLD
         metadata = self._sign(root, [root])
-        self._write("1.root.json", metadata.to_bytes())
-        self._write("root.json", metadata.to_bytes())
+        self.files.write("1.root.json", metadata.to_bytes())
+        self.files.write("root.json", metadata.to_bytes())
         self._publish(self._sign(Targets(1, None, self._expiry("targets")), [root]), [root])
-
-    # What nodes see.
-
-    def root(self) -> Metadata[Root]:
-        """The newest root."""
-        return self._load(f"{self._newest('root')}.root.json")
-
-    def targets(self) -> Metadata[Targets]:
-        """What is approved."""
-        with self._lock:
-            version = self.snapshot().signed.meta["targets.json"].version
-            return self._load(f"{version}.targets.json")
-
-    def snapshot(self) -> Metadata[Snapshot]:
-        """What belongs together."""
-        with self._lock:
-            return self._load(f"{self.timestamp().signed.snapshot_meta.version}.snapshot.json")
-
-    def timestamp(self) -> Metadata[Timestamp]:
-        """What is the newest."""
-        return self._load("timestamp.json")
-
-    # Changes.
 
     def draft(self) -> Targets:
         """What will be approved: the list that waits for signatures, else the one that is approved."""
         with self._lock:
-            return (self._find_pending("targets") or self.targets()).signed
+            return (self.files.pending("targets") or self.files.targets()).signed
 
     def change_targets(self, change: Callable[[Targets], None]) -> int:
         """Changes what is approved.
@@ -109,7 +75,7 @@ class Repository:
     def next_root(self) -> Root:
         """The root that will hold: the one that waits for signatures, else the newest."""
         with self._lock:
-            return (self._find_pending("root") or self.root()).signed
+            return (self.files.pending("root") or self.files.root()).signed
 
     def change_root(self, change: Callable[[Root], None]) -> int:
         """Changes whose signatures count.
@@ -118,7 +84,7 @@ class Repository:
             How many signatures it still needs before nodes see it.
         """
         with self._lock:
-            old = self.root().signed
+            old = self.files.root().signed
             root = self.next_root()
             change(root)
             root.version, root.expires = old.version + 1, self._expiry("root")
@@ -131,7 +97,7 @@ class Repository:
             NotFoundError: nothing does.
         """
         with self._lock:
-            found = self._find_pending(role)
+            found = self.files.pending(role)
             if found is None:
                 raise NotFoundError(f"cannot find any {role} metadata that waits for signatures: all is signed")
             return found
@@ -139,7 +105,7 @@ class Repository:
     def missing(self, role: Role) -> int | None:
         """How many signatures what waits still needs; None: nothing waits."""
         with self._lock:
-            found = self._find_pending(role)
+            found = self.files.pending(role)
             return None if found is None else self._num_missing(found)
 
     def submit(self, role: Role, data: bytes) -> int:
@@ -176,21 +142,21 @@ class Repository:
         """
         with self._lock:
             self.pending(role)
-            self._pending_file(role).unlink()
+            self.files.drop(role)
 
     def settle(self) -> None:
         """Finishes what was interrupted, and renews what is in the second half of its life. At the start, and often."""
         with self._lock:
             self._settle_pending()
-            root = self.root()
-            self._write("root.json", root.to_bytes())
-            if not self._is_young(root.signed) and self._find_pending("root") is None:
-                self.change_root(_no_change)
-                root = self.root()
-            targets = self.targets()
-            if not self._is_good(targets, [root.signed]) and self._find_pending("targets") is None:
+            root = self.files.root()
+            self.files.write("root.json", root.to_bytes())
+            if not self._is_young(root.signed) and self.files.pending("root") is None:
+                self.change_root(lambda _root: None)
+                root = self.files.root()
+            targets = self.files.targets()
+            if not self._is_good(targets, [root.signed]) and self.files.pending("targets") is None:
                 self._offer_targets(targets.signed)
-            self._publish(self.targets(), [root.signed])
+            self._publish(self.files.targets(), [root.signed])
 
     def timestamp_for(self, life: timedelta) -> bytes:
         """A timestamp for who is out of reach, which holds for longer than the one that nodes see here.
@@ -202,33 +168,33 @@ class Repository:
         """
         with self._lock:
             self.settle()
-            now, until = self.timestamp().signed, self._now() + life
-            least = min(one.signed.expires for one in (self.root(), self.targets(), self.snapshot()))
+            now, until = self.files.timestamp().signed, self._now() + life
+            least = min(one.signed.expires for one in (self.files.root(), self.files.targets(), self.files.snapshot()))
             if until > least:
                 raise UsageError(f"cannot sign for {life.days} days: what is signed holds for {least - self._now()}")
-            root, meta = self.root().signed, now.snapshot_meta
+            root, meta = self.files.root().signed, now.snapshot_meta
             here = Timestamp(now.version + 2, None, self._expiry("timestamp"), meta)
-            self._write("timestamp.json", self._sign_here(here, [root]).to_bytes())
+            self.files.write("timestamp.json", self._sign_here(here, [root]).to_bytes())
             return self._sign_here(Timestamp(now.version + 1, None, until, meta), [root]).to_bytes()
 
     # How.
 
     def _settle_pending(self) -> None:
         """What waits may be over by now, or may be signed with keys that came since."""
-        root = self._find_pending("root")
+        root = self.files.pending("root")
         if root is not None:
-            seen = self.root().signed
+            seen = self.files.root().signed
             if root.signed.version <= seen.version:
-                self._pending_file("root").unlink()
+                self.files.drop("root")
             else:
                 self._offer_signed(root, [seen, root.signed])
-        targets = self._find_pending("targets")
+        targets = self.files.pending("targets")
         if targets is not None:
-            seen_targets = self.targets().signed
+            seen_targets = self.files.targets().signed
             if targets.signed.version > seen_targets.version:
-                self._offer_signed(targets, [self.root().signed])
+                self._offer_signed(targets, [self.files.root().signed])
             elif _content(targets.signed) == _content(seen_targets):
-                self._pending_file("targets").unlink()
+                self.files.drop("targets")
             else:
                 self._offer_targets(targets.signed)
 
@@ -240,54 +206,53 @@ class Repository:
 
     def _offer_targets(self, targets: Targets) -> int:
         targets = deepcopy(targets)
-        targets.version, targets.expires = self._newest("targets") + 1, self._expiry("targets")
-        return self._offer(self._sign(targets, [self.root().signed]))
+        targets.version, targets.expires = self.files.newest("targets") + 1, self._expiry("targets")
+        return self._offer(self._sign(targets, [self.files.root().signed]))
 
     def _offer(self, metadata: Metadata[Any]) -> int:
         """Has nodes see it when enough keys have signed; else it waits."""
         signed = metadata.signed
-        file = self._pending_file(signed.type)
         missing = self._num_missing(metadata)
         if missing:
-            replace_private(file, metadata.to_bytes())
+            self.files.keep(metadata)
             log.warning("metadata waits for signatures", role=signed.type, version=signed.version, missing=missing)
             return missing
         if isinstance(signed, Root):
             self._publish_root(metadata)
         else:
-            self._publish(metadata, [self.root().signed])
-        file.unlink(missing_ok=True)
+            self._publish(metadata, [self.files.root().signed])
+        self.files.drop(signed.type)
         return 0
 
     def _publish_root(self, new: Metadata[Root]) -> None:
-        both, targets = [self.root().signed, new.signed], self.targets()
+        both, targets = [self.files.root().signed, new.signed], self.files.targets()
         if not self._verifies(targets, both):
             again = deepcopy(targets.signed)
-            again.version = self._newest("targets") + 1
+            again.version = self.files.newest("targets") + 1
             targets = self._sign(again, both)
         if self._verifies(targets, both):
             self._publish(targets, both)
-        self._write(f"{new.signed.version}.root.json", new.to_bytes())
-        self._pending_file("root").unlink(missing_ok=True)
+        self.files.write(f"{new.signed.version}.root.json", new.to_bytes())
+        self.files.drop("root")
         self.settle()
 
     def _publish(self, targets: Metadata[Targets], roots: list[Root]) -> None:
         """Writes what is new: the targets, the snapshot when it must be another, and last the timestamp."""
         data = targets.to_bytes()
-        self._write(f"{targets.signed.version}.targets.json", data)
+        self.files.write(f"{targets.signed.version}.targets.json", data)
         of_targets = MetaFile.from_data(targets.signed.version, data, ["sha256"])
-        snapshot = self.snapshot() if (self._metadata / "timestamp.json").exists() else None
+        snapshot = self.files.snapshot() if self.files.have_begun else None
         if snapshot is None or snapshot.signed.meta["targets.json"] != of_targets or not self._is_good(snapshot, roots):
-            version = self._newest("snapshot") + 1
+            version = self.files.newest("snapshot") + 1
             fresh = Snapshot(version, None, self._expiry("snapshot"), {"targets.json": of_targets})
             snapshot = self._sign_here(fresh, roots)
-            self._write(f"{version}.snapshot.json", snapshot.to_bytes())
+            self.files.write(f"{version}.snapshot.json", snapshot.to_bytes())
         of_snapshot = MetaFile.from_data(snapshot.signed.version, snapshot.to_bytes(), ["sha256"])
-        timestamp = self.timestamp() if (self._metadata / "timestamp.json").exists() else None
+        timestamp = self.files.timestamp() if self.files.have_begun else None
         if timestamp is None or timestamp.signed.snapshot_meta != of_snapshot or not self._is_good(timestamp, roots):
             version = timestamp.signed.version + 1 if timestamp else 1
             signed = Timestamp(version, None, self._expiry("timestamp"), of_snapshot)
-            self._write("timestamp.json", self._sign_here(signed, roots).to_bytes())
+            self.files.write("timestamp.json", self._sign_here(signed, roots).to_bytes())
 
     def _sign_here(self, signed: Signed, roots: list[Root]) -> Metadata[Signed]:
         metadata = self._sign(signed, roots)
@@ -309,7 +274,7 @@ class Repository:
 
     def _num_missing(self, metadata: Metadata[Any]) -> int:
         signed = metadata.signed
-        roots = [self.root().signed, *([signed] if isinstance(signed, Root) else [])]
+        roots = [self.files.root().signed, *([signed] if isinstance(signed, Root) else [])]
         return max(_result(root, metadata).missing for root in roots)
 
     def _verifies(self, metadata: Metadata[Any], roots: Iterable[Root]) -> bool:
@@ -321,56 +286,11 @@ class Repository:
     def _is_young(self, signed: Root | Targets | Snapshot | Timestamp) -> bool:
         return signed.expires - self._now() > self._lives[cast(Role, signed.type)] / 2
 
-    def _newest(self, role: Role) -> int:
-        """The largest number in a name, also of what was never seen."""
-        suffix = f".{role}.json"
-        numbers = [file.name.removesuffix(suffix) for file in self._metadata.glob(f"*{suffix}")]
-        return max((int(number) for number in numbers if number.isdigit()), default=0)
-
     def _expiry(self, role: Role) -> datetime:
         return self._now() + self._lives[role]
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._now_ms() // 1000, UTC)
-
-    def _pending_file(self, role: str) -> Path:
-        return self._pending / f"{role}.json"
-
-    def _find_pending(self, role: Role) -> Metadata[Any] | None:
-        file = self._pending_file(role)
-        return _read(file) if file.exists() else None
-
-    def _load(self, name: str) -> Metadata[Any]:
-        return _read(self._metadata / name)
-
-    def _write(self, name: str, data: bytes) -> None:
-        file = self._metadata / name
-        try:
-            if not file.exists() or file.read_bytes() != data:
-                write_public(file, data, self.folder)
-        except OSError as error:
-            raise FolderError(f"cannot write {file}: {error.strerror}; check space and rights") from error
-
-
-def read_metadata(data: bytes) -> Metadata[Any]:
-    """Metadata from its file.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        return Metadata.from_bytes(data)
-    except DeserializationError as error:
-        raise UsageError(f"cannot read the metadata: {error}; give what `fleet release pending` wrote") from None
-
-
-def _read(file: Path) -> Metadata[Any]:
-    try:
-        return read_metadata(file.read_bytes())
-    except OSError as error:
-        raise FolderError(f"cannot read {file}: {error.strerror}; restore it from a copy") from error
-    except UsageError as error:
-        raise FolderError(f"cannot use {file}: {error}") from error
 
 
 def _result(root: Root, metadata: Metadata[Any]) -> VerificationResult:
@@ -379,7 +299,3 @@ def _result(root: Root, metadata: Metadata[Any]) -> VerificationResult:
 
 def _content(targets: Targets) -> object:
     return targets.targets, targets.unrecognized_fields
-
-
-def _no_change(_signed: object) -> None:
-    pass

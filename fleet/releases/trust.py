@@ -6,7 +6,8 @@ from fleet.api.trust import Changed, Role, RoleKeys, Signer, Waiting
 from fleet.errors import ConflictError, NotFoundError, UsageError
 from fleet.releases.catalogue import Audit
 from fleet.releases.keys import KeyRing, read_public
-from fleet.releases.repository import ROLES, Repository
+from fleet.releases.metadata import ROLES
+from fleet.releases.repository import Repository
 
 
 class Trust:
@@ -19,11 +20,11 @@ class Trust:
 
     def roles(self) -> list[RoleKeys]:
         """All roles, as nodes see them."""
-        repository, here = self._repository, self._keys.signers().keys()
-        root = repository.root().signed
+        files, here = self._repository.files, self._keys.signers().keys()
+        root = files.root().signed
         signed = {
-            "root": root, "targets": repository.targets().signed, "snapshot": repository.snapshot().signed,
-            "timestamp": repository.timestamp().signed,
+            "root": root, "targets": files.targets().signed, "snapshot": files.snapshot().signed,
+            "timestamp": files.timestamp().signed,
         }  # fmt: skip
         return [
             RoleKeys(
@@ -32,7 +33,7 @@ class Trust:
                 expires_ms=int(signed[role].expires.timestamp() * 1000),
                 threshold=root.roles[role].threshold,
                 keys=[Signer(keyid, keyid in here) for keyid in root.roles[role].keyids],
-                missing=repository.missing(role),
+                missing=self._repository.missing(role),
             )
             for role in ROLES
         ]

@@ -27,6 +27,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     active: str | None = None  # the release that serves, as it reports
     is_current: bool = False  # its report is about that document
     is_gated: bool = False  # its report says that the gate decided
+    error: str | None = None  # why it could not follow, as it reports
     held_by: str | None = None  # another rollout, which has given it a release and is not over
     metrics: Metrics | None = None
 

@@ -72,7 +72,8 @@ def _said(node: Node, one: Observation, now_ms: int) -> Node:
     outcome = _outcome(one) if one.is_current and one.wished == node.target else None
     if outcome is None or outcome is node.outcome:  # it may look again, after a start: what it had, it has
         return node if here_ms == node.here_ms else replace(node, here_ms=here_ms)
-    return replace(node, here_ms=here_ms, outcome=outcome, ended_ms=now_ms)
+    error = node.error if outcome is Outcome.CONFIRMED else one.error
+    return replace(node, here_ms=here_ms, outcome=outcome, ended_ms=now_ms, error=error)
 
 
 def _outcome(one: Observation) -> Outcome | None:

@@ -20,13 +20,13 @@ def endpoints(publishing: Publishing) -> list[Endpoint]:
         wanted: NewBundle = call.body
         releases = [catalogue.manifest_of(reference) for reference in dict.fromkeys(wanted.releases)]
         timestamp = repository.timestamp_for(timedelta(days=wanted.days))
-        parts = parts_of(repository.folder, releases, timestamp)
+        parts = parts_of(repository.files.releases, releases, timestamp)
         headers = {"Content-Length": str(num_bytes_of(parts))}
         return StreamingResponse(write_bundle(parts), media_type=MEDIA_TYPE, headers=headers)
 
     def bring(call: Call) -> Adopted:
         given: BroughtBundle = call.body
-        root = given.root.encode() if given.root else repository.root().to_bytes()
+        root = given.root.encode() if given.root else repository.files.root().to_bytes()
         with Bundle(publishing.uploads.find(given.sha256)) as bundle:
             chosen = bundle.releases(root)
             new = [one.release.reference for one in chosen if catalogue.adopt(one, bundle, call.caller.name)]

@@ -1,10 +1,12 @@
 """Publishing over HTTP."""
 
+from starlette.responses import Response, StreamingResponse
+
 from fleet.api.forms import Nothing
 from fleet.api.releases import Listed, NewRelease, NewUpload, OfVersion, Published, Shown, Upload, Yank, Yanked
 from fleet.releases.opening import Publishing
 from fleet.steering import Steering
-from fleet.web.endpoint import RAW, Call, Endpoint
+from fleet.web.endpoint import RAW, RAW_TYPE, Call, Endpoint
 
 MAX_RELEASE_BYTES = 4 << 20  # a chat template, a text for perplexity and 64 golden prompts
 NO_ROOM = {507: "the disk has no room for the file; the message has the numbers"}
@@ -24,6 +26,10 @@ def endpoints(publishing: Publishing, steering: Steering) -> list[Endpoint]:
         why: Yank = call.body
         missing = catalogue.yank(reference, why.reason, call.caller.name)
         return Yanked(missing, steering.nodes_with(reference))
+
+    def file(call: Call) -> Response:
+        num_bytes, pieces = catalogue.file_of(f"{call.path['name']}@{call.query.version}")
+        return StreamingResponse(pieces, media_type=RAW_TYPE, headers={"Content-Length": str(num_bytes)})
 
     return [
         Endpoint(
@@ -47,6 +53,10 @@ def endpoints(publishing: Publishing, steering: Steering) -> list[Endpoint]:
             method="GET", path="/v1/releases/{name}", summary="All of a release, but its segments", least="viewer",
             work=lambda call: catalogue.show(f"{call.path['name']}@{call.query.version}"), query=OfVersion,
             answer=Shown,
+        ),
+        Endpoint(
+            method="GET", path="/v1/releases/{name}/file", summary="The file of a release", least="viewer",
+            work=file, query=OfVersion, answer=bytes, media_type=RAW_TYPE,
         ),
         Endpoint(
             method="POST", path="/v1/releases/{name}/yank", summary="Take a release back: it is wished no more",

@@ -142,5 +142,5 @@ def _node_view(inventory: Inventory, name: str, node: Node) -> NodeView:
         node=name, wave=node.wave + 1, target=node.target, is_back=node.is_back,
         outcome=node.outcome.value if node.outcome else None, state=known.state if known else "unknown",
         phase=said.phase if said else None, progress=said.progress if said else 0.0,
-        error=said.error if said else None,
+        error=node.error,
     )  # fmt: skip

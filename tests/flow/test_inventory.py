@@ -116,7 +116,7 @@ def test_everything_is_there_after_a_restart(headquarters: Headquarters, databas
     assert again.inventory.summary().heard_ms == START_MS
     assert before
     assert (before.sys, before.gaps) == (FIT, {"sys": 0, "infer": 0})
-    assert [one.event.name for one in before.events] == ["agent_started"]
+    assert [(one.kind, one.event.name, one.at_ms) for one in before.events] == [("alert", "agent_started", START_MS)]
     assert before.infer
     assert before.infer.ok == BUSY.ok
     again.close()

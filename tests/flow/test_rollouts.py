@@ -186,6 +186,7 @@ def test_a_controller_that_was_away_blames_nobody(headquarters: Headquarters, cr
     begin(headquarters)
     headquarters.now_ms += 30 * HOUR_MS
     other = Headquarters(database_url, headquarters.now_ms)
+    other.approved |= headquarters.approved
     crew.headquarters, crew.away = other, set()
     other.rollouts.step()
     assert other.rollouts.get("r1").state.phase is Phase.RUNNING

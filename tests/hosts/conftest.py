@@ -3,8 +3,10 @@
 These tests need root, systemd-nspawn and debootstrap, and about 4 GB: `make test-hosts`.
 """
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +54,19 @@ class Ground:
         return done.stdout
 
     @property
+    def package(self) -> Path:
+        """What `make deb` built."""
+        (package,) = Path("dist").glob("shoal_*-1_*.deb")
+        return package
+
+    @property
     def log(self) -> Path:
         """Everything that Ansible said."""
         return self.folder / "ansible.log"
 
     def inventory(self) -> Path:
         """The inventory."""
-        (package,) = (Path("dist")).glob("shoal_*-1_*.deb")
+        package = self.package
         file = self.folder / "hosts.yml"
         file.write_text(INVENTORY.format(
             controller=self.controller.address, device=self.device.address, key=self.key, options=" ".join(SSH_OPTIONS),
@@ -67,6 +75,7 @@ class Ground:
         return file
 
 
+FOLDER = "/var/lib/shoal-fleet/fleet"
 SSH_OPTIONS = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
 INVENTORY = """\
 all:
@@ -114,3 +123,24 @@ def ground(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gr
             for host in hosts:
                 host.remove()
             proxy.close()
+
+
+@pytest.fixture(scope="session")
+def asking(ground: Ground) -> list[str]:
+    """The beginning of a command line that asks the device, as a client with an identity of this fleet."""
+    folder = ground.folder / "tester"
+    line = ground.ssh(ground.controller, f"fleet client create tester --json --dir {FOLDER}").stdout
+    made = json.loads(line)
+    run(
+        program("shoal-agent"), "enroll", made["url"], "--token", made["token"], "--ca-sha256", made["ca_sha256"],
+        "--folder", str(folder),
+    )  # fmt: skip
+    pem = str(folder / "identity.pem")
+    broker = f"mqtts://{ground.controller.address}:8884"
+    options = ["--broker", broker, "--ca", str(folder / "ca.pem"), "--cert", pem, "--key", pem]
+    return [program("fleet"), *options, "ask", "kitchen-1", "--client", "tester"]
+
+
+def program(name: str) -> str:
+    """A command of this working copy."""
+    return str(Path(sys.executable).with_name(name))

@@ -5,17 +5,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from tests.fakes.waiting import until
-from tests.hosts.conftest import Ground
+from tests.hosts.conftest import FOLDER, Ground
 from tests.hosts.host import run
 
 PROBE = Path("tests/hosts/engine_probe.py")
-FOLDER = "/var/lib/shoal-fleet/fleet"
 
 
 def recap(said: str) -> dict[str, dict[str, int]]:
@@ -50,27 +46,30 @@ def test_a_second_play_changes_nothing(ground: Ground) -> None:
     }
 
 
-@pytest.fixture(scope="module")
-def asking(ground: Ground) -> list[str]:
-    """The beginning of a command line that asks the device, as a client with an identity of this fleet."""
-    folder = ground.folder / "tester"
-    line = ground.ssh(ground.controller, f"fleet client create tester --json --dir {FOLDER}").stdout
-    made = json.loads(line)
-    run(
-        program("shoal-agent"), "enroll", made["url"], "--token", made["token"], "--ca-sha256", made["ca_sha256"],
-        "--folder", str(folder),
-    )  # fmt: skip
-    pem = str(folder / "identity.pem")
-    broker = f"mqtts://{ground.controller.address}:8884"
-    options = ["--broker", broker, "--ca", str(folder / "ca.pem"), "--cert", pem, "--key", pem]
-    return [program("fleet"), *options, "ask", "kitchen-1", "--client", "tester"]
-
-
 def test_it_answers_over_tls(asking: list[str]) -> None:
     """A prompt goes to the broker over TLS, and its answer comes back."""
     final = json.loads(run(*asking, "Name a colour.", "--max-tokens", "8", "--json"))
     assert final["status"] == 200
     assert final["node"] == "kitchen-1"
+
+
+def test_texts_stay_where_they_belong(ground: Ground, asking: list[str]) -> None:
+    """A word of a prompt is in no log of either host, not in a support bundle and not in the fleet's database."""
+    word = "zanzibar7391"
+    assert json.loads(run(*asking, f"Repeat: {word}", "--max-tokens", "16", "--json"))["status"] == 200
+    bundle = "shoal-agent support-bundle /run/b.tar.gz > /dev/null && tar --extract --to-stdout --file /run/b.tar.gz"
+    for host, command in (
+        (ground.device, f"({bundle}; journalctl --no-pager)"),
+        (ground.controller, f"(cat {FOLDER}/fleet.db*; journalctl --no-pager)"),
+    ):
+        assert ground.ssh(host, f"{command} | grep --text --count {word}", check=False).stdout == "0\n"
+
+
+def test_the_backup_works_in_its_unit(ground: Ground) -> None:
+    """What the timer starts every night can read the folder and write where it shall, and nobody else reads it."""
+    ground.ssh(ground.controller, "systemctl start shoal-backup.service")
+    listed = ground.ssh(ground.controller, "stat --format '%A %U' /var/backups/shoal/*.tar.gz").stdout
+    assert listed.split() == ["-rw-------", "shoal-fleet"]
 
 
 def test_the_engine_is_shut_in(ground: Ground) -> None:
@@ -142,8 +141,3 @@ def agent_pid(ground: Ground) -> int:
     """The agent's process, as this machine numbers it."""
     (pid,) = ground.device.pids("-m agent ")
     return pid
-
-
-def program(name: str) -> str:
-    """A command of this working copy."""
-    return str(Path(sys.executable).with_name(name))

@@ -40,6 +40,7 @@ TABLE: list[tuple[str, str, str, Any]] = [
     ("GET", "/v1/releases", "viewer", None),
     ("GET", "/v1/releases/{name}", "viewer", None),
     ("POST", "/v1/releases", "admin", {"name": "tiny", "version": "1", "kind": "model", "sha256": "a" * 64}),
+    ("GET", "/v1/releases/{name}/file", "viewer", None),
     ("POST", "/v1/releases/{name}/yank", "admin", {"reason": "it babbles"}),
     ("POST", "/v1/uploads", "admin", {"sha256": "a" * 64, "bytes": 1}),
     ("PUT", "/v1/uploads/{upload}", "admin", None),

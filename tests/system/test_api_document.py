@@ -14,14 +14,14 @@ LAST = "/v1/operators/{name}"  # would revoke the operator who tries
 ENDLESS = "/v1/events"  # an answer without an end
 
 # What a JSON schema cannot say. All else is as schemathesis has it by itself: 401, 403, 404, 409 and 429 may answer
-# what fits the schemas. 422: what is a query. 400 and 408: which schemas for answers a node can enforce, and whether
-# `exp` has passed. Of releases: 400 are those schemas again, 507 is a file that is larger than the disk. 413 is not
-# among its refusals: of too many messages, the body may be too long first.
+# what fits the schemas. 422: what is a query, which key is there, what was announced. 400 and 408: which schemas for
+# answers a node can enforce, and whether `exp` has passed. 507: how large the disk is. 413 is not among its refusals:
+# of too many messages, the body may be too long first.
 CONFIG = """
 [[operations]]
 include-path = [
     "/v1/nodes", "/v1/latency", "/v1/wishes", "/v1/groups/{group}", "/v1/rollouts", "/v1/rollouts/plan", "/v1/plan",
-    "/v1/apply", "/v1/trust/{role}/rotate",
+    "/v1/apply", "/v1/trust/{role}/rotate", "/v1/uploads/{upload}",
 ]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 422, 429]
 

@@ -1,6 +1,7 @@
 """The cloud from end to end: a node's request goes out through a real controller, and everything that left is seen."""
 
 import json
+import signal
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,9 @@ from fleet.database.identities import add_certificate, add_identity, revoke_cert
 from fleet.database.store import open_database
 from fleet.link import Link, open_link
 from tests.fakes.controller import HOST, ControllerProcess
+from tests.fakes.enrolled import EnrolledAgent
 from tests.fakes.provider import KEY, Provider
+from tests.fakes.waiting import until
 
 CLOUD = """
 [cloud.client]
@@ -160,3 +163,35 @@ def _ask(link: Link, request: Request) -> tuple[list[Delta], Final]:
         if incoming.topic.endswith("/final"):
             return deltas, msgspec.json.decode(incoming.payload, type=Final)
         deltas.append(msgspec.json.decode(incoming.payload, type=Delta))
+
+
+def test_a_real_node_hands_on_what_it_has_no_model_for(house: House, model: Path, tmp_path: Path) -> None:
+    """From an application through the controller to the node, from it to the provider, and back; a local one stays."""
+    device = EnrolledAgent(tmp_path / "device", model)
+    assert device.enroll(house.controller, house.controller.token("kitchen")).returncode == 0
+    device.start()
+
+    def ask(privacy: str) -> httpx.Response:
+        body = {
+            "model": "node:kitchen/big",
+            "privacy": privacy,
+            "messages": [{"role": "user", "content": "call a@b.de"}],
+        }
+        with house.controller.api() as api:
+            return api.post("/v1/chat/completions", json=body)
+
+    try:
+        until(lambda: ask("redact").status_code == 200, "the node")
+        before = house.provider.num_requests
+        answer = ask("redact").json()
+        assert answer["choices"][0]["message"]["content"] == "echo: call [MAIL_1]"
+        assert (answer["shoal"]["node"], answer["shoal"]["served_by"]) == ("kitchen", "cloud:hosted")
+        assert ask("local").status_code == 404
+        assert house.provider.num_requests == before + 1
+        left = house.audit()[-1]
+        assert (left["node"], left["client"], left["why"], left["privacy"]) == (
+            "kitchen", "gateway", "capability", "redact",
+        )  # fmt: skip
+    finally:
+        device.stop(signal.SIGKILL)
+    assert b"a@b.de" not in house.provider.raw

@@ -1,6 +1,7 @@
 """Rollouts from the command line, with a controller, its broker, and nodes that follow what is wished of them."""
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -97,6 +98,7 @@ def test_a_bad_release_stops_by_itself(controller: ControllerProcess) -> None:
     ended = said(controller, "rollout", "watch", begun, code=3)
     assert "1 of 1 nodes were rejected by their gate; 0 may" in ended
     assert f"{begun} aborted" in ended
+    assert re.search(r"n\d +1 +back +online +confirmed +its gate says no", ended)
     assert set(active(controller)) == {"m@2"}
     assert "its gate says no" not in said(controller, "status")  # it went back, and is well
 

@@ -27,7 +27,7 @@ from tests.fakes.releases import make_release
 from tests.fakes.tiny_model import tiny_model
 from tests.system.test_adapter_faults import strace
 
-SAMPLE = 8
+SAMPLE = 5
 
 
 class Trial:

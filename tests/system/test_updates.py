@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {"dtype": "f32", "num_spare": 4, "context_tokens": 512, "
 class Place:
     """An agent, and the releases that it can have."""
 
-    def __init__(self, folder: Path, broker: Mosquitto) -> None:
+    def __init__(self, folder: Path, broker: Mosquitto, **environment: str) -> None:
         self.folder = folder
         self.base = folder / "base.gguf"
         self.base.write_bytes(tiny_model(**TINY).build())
@@ -33,7 +33,7 @@ class Place:
         self.agent = self.lab.agent()
         self.agent.depot = folder / "depot"
         self.helm = Helm(self.agent, self.lab.client(self.agent))
-        self.agent.start().wait_online(self.helm.client)
+        self.agent.start(**environment).wait_online(self.helm.client)
         self.agent.wait_engine()
 
     def model(self, version: str, *, broken: bool = False, **facts: Any) -> Release:
@@ -111,3 +111,34 @@ def test_releases_come_and_serve(place: Place) -> None:
     said = place.helm.reported(lambda r: r["phase"] == "rolled_back" and r["active"] == "smollm2@1")
     assert said["adapters"] == []
     assert place.answered_by("five") == ("smollm2@1", None)
+
+
+def test_a_node_with_memory_for_one_engine_tries_and_switches_in_its_place(tmp_path: Path, broker: Mosquitto) -> None:
+    """What is asked meanwhile waits, and is answered by the old model or by the new one; nothing is lost."""
+    place = Place(tmp_path, broker, SHOAL_ENGINE_MEMORY_MIB="90", SHOAL_ENGINE_PARALLEL="1")
+    place.model("1")
+    place.helm.client.ask({"id": "runs", "prompt": "a", "max_tokens": 300})
+    place.helm.wish(1, model="m@1")
+    place.agent.wait_record("all models make room")
+    for number in range(3):
+        place.helm.client.ask({"id": f"waits{number}", "prompt": "a", "max_tokens": 2})
+    assert place.helm.over(1)["active"] == "m@1"
+    finals = [place.helm.client.final(name) for name in ("runs", "waits0", "waits1", "waits2")]
+    assert [(final["status"], final["model"]) for final in finals] == [(200, "smollm2@1")] * 4
+    assert place.answered_by("after") == ("m@1", None)
+    place.lab.close()
+
+
+def test_a_release_whose_engine_crashes_gives_way(place: Place) -> None:
+    """Three times within the hour; the requests that it had are answered."""
+    place.model("1")
+    place.helm.wish(1, model="m@1")
+    place.helm.over(1)
+    pid = 0
+    for _ in range(3):
+        pid = place.agent.wait_engine(other_than=pid)
+        place.agent.kill_engine()
+    said = place.helm.over(1, "rolled_back")
+    assert (said["active"], said["error"]) == ("smollm2@1", "cannot keep m@1: it crashed 3 times in 10 minutes")
+    assert place.helm.alert("update_rolled_back")["release"] == "m@1"
+    assert place.answered_by("after") == ("smollm2@1", None)

@@ -15,6 +15,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from fleet.errors import ConflictError, FolderError, NotFoundError, UsageError
 from fleet.folder import ReleasesSection
 from fleet.releases.keys import KeyRing, read_signer
+from fleet.releases.metadata import MetadataFiles
 from fleet.releases.opening import begin_releases
 from fleet.releases.repository import Repository
 from tests.fakes.tuf_node import TufNode
@@ -44,7 +45,8 @@ class Shop:
 
     def open(self) -> Repository:
         """As after a new start."""
-        return Repository(self.folder, self.place / "pending", KeyRing(self.place / "keys"), LIVES, self.now_ms)
+        files = MetadataFiles(self.folder, self.place / "pending")
+        return Repository(files, KeyRing(self.place / "keys"), LIVES, self.now_ms)
 
     def approve(self, path: str, content: bytes = b"{}") -> int:
         """Puts a target there and approves it."""
@@ -106,7 +108,7 @@ def test_a_node_finds_what_is_approved(shop: Shop) -> None:
 
 def test_two_of_three_root_keys_must_sign(shop: Shop) -> None:
     """One can be lost, and one alone changes nothing."""
-    root = shop.repository.root().signed
+    root = shop.repository.files.root().signed
     assert (len(root.roles["root"].keyids), root.roles["root"].threshold) == (3, 2)
     assert {role: len(root.roles[role].keyids) for role in ("targets", "snapshot", "timestamp")} == dict.fromkeys(
         ("targets", "snapshot", "timestamp"), 1

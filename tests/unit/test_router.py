@@ -77,8 +77,9 @@ def test_what_was_handed_on_is_not_handed_on_again() -> None:
     assert route(handed, Here(replace(OWN, able=False)), [FAST], OPEN).way == "refuse"
 
 
-def test_a_neighbour_that_would_end_later_is_no_help() -> None:
-    """When both are late, or it only seems free."""
+def test_a_neighbour_that_would_end_later_is_no_help_but_to_a_full_node() -> None:
+    """When both are late, or it only seems free. A full node cannot take it at all."""
+    assert route(WORK, Here(OWN, full=True), [SLOW], CLOSED).way == "peer"
     work = replace(WORK, left_ms=70_000)
     assert route(work, Here(replace(OWN, wait_ms=69_500)), [replace(FAST, wait_ms=69_300)], CLOSED).way == "peer"
     assert route(work, Here(replace(OWN, wait_ms=69_500)), [replace(SLOW, wait_ms=69_300)], CLOSED).way == "local"
