@@ -1,9 +1,11 @@
 """Prepare a working copy: the virtual environment, the compiled engine, the broker for tests, the model.
 
     python3 bootstrap.py setup        .venv with everything in it
-    python3 bootstrap.py programs     what the tests start: mosquitto, PostgreSQL and strace
+    python3 bootstrap.py programs     what the tests start: mosquitto, nginx, PostgreSQL and strace
     python3 bootstrap.py model        the default model, in .shoal/models
     python3 bootstrap.py embeddings   the default model for embeddings, in .shoal/embeddings
+    python3 bootstrap.py hosts        what boots hosts for tests, and Ansible, in .shoal/hosts
+    python3 bootstrap.py audit        known weaknesses of what is locked
 
 The Makefile calls it; it needs nothing but Python's standard library. What always holds:
 
@@ -46,6 +48,7 @@ VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".shoal-setup"
 MODEL_DIR = Path(".shoal", "models")
 EMBEDDINGS_DIR = Path(".shoal", "embeddings")
+HOSTS_VENV = ROOT / ".shoal" / "hosts" / "venv"
 
 MIN_PYTHON = (3, 11)
 # What the stamp depends on: when one of these changes, setup runs again.
@@ -512,7 +515,14 @@ PACKAGE_OF = {
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
     "initdb": "postgresql",
+    "nginx": "nginx-light",
     "strace": "strace",
+}
+HOST_PACKAGE_OF = {
+    "debootstrap": "debootstrap",
+    "ip": "iproute2",
+    "ssh": "openssh-client",
+    "systemd-nspawn": "systemd-container",
 }
 # Where Debian keeps programs that are not in the PATH of ordinary users, or in nobody's.
 MORE_PATHS = ("/usr/local/sbin", "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin")))
@@ -529,28 +539,79 @@ if [ ! -e "$guard" ]; then
     trap 'exit 1' HUP INT TERM
     cat > "$guard" <<END
 #!/bin/sh
-case "\$*" in *mosquitto*|*postgresql*) kill -0 $$ 2> /dev/null && exit 101 ;; esac
+case "\$*" in *mosquitto*|*nginx*|*postgresql*) kill -0 $$ 2> /dev/null && exit 101 ;; esac
 exit 0
 END
     chmod 755 "$guard"
 fi
 install() { apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=60 "$@"; }
 install "$@" || { apt-get update && install "$@"; }
+disable() { [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "$1.service"; }
 for package in "$@"; do
     case "$package" in
-    mosquitto|postgresql) [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "$package.service" ;;
+    mosquitto|postgresql) disable "$package" ;;
+    nginx-light) disable nginx ;;
     esac
 done
 """
 
 
 def programs() -> None:
-    """Have mosquitto and its clients, PostgreSQL and strace, from the system's packages when they are missing.
+    """Have mosquitto and its clients, nginx, PostgreSQL and strace, from the system's packages when they are missing.
 
     Raises:
         CannotError: they are missing and we may not, or cannot, install them.
     """
     have_programs(PACKAGE_OF)
+
+
+def hosts() -> None:
+    """Have what boots hosts for tests, and Ansible in an environment of its own.
+
+    Raises:
+        CannotError: it is missing and we may not, or cannot, install it.
+    """
+    if os.geteuid() != 0:
+        raise CannotError("boot hosts", "this needs root", "run it with sudo, or on a machine for tests")
+    have_programs(HOST_PACKAGE_OF)
+    hosts_venv()
+
+
+def audit() -> None:
+    """Ask the index for known weaknesses of what is locked; those in `audit.allow` are known, each until its date.
+
+    Raises:
+        CannotError: there is one, or the index cannot be asked.
+    """
+    hosts_venv()
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    lines = (line.split() for line in (ROOT / "audit.allow").read_text("utf-8").splitlines())
+    allowed = [words[0] for words in lines if words and not words[0].startswith("#") and words[1] >= today]
+    ignored = [word for weakness in allowed for word in ("--ignore-vuln", weakness)]
+    for lock in ("requirements-host.lock", "requirements.lock", "llama-build.lock"):
+        # Strict: where an index does not know its weaknesses, as mirrors do not, all would pass.
+        options = ["--strict", "--disable-pip", "--require-hashes", "--requirement", lock, *ignored]
+        command = [str(HOSTS_VENV / "bin" / "pip-audit"), *options]
+        if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+            raise CannotError(
+                f"pass {lock}", "pip-audit says why above", "make lock UPGRADE=1, or audit.allow with a date"
+            )
+
+
+def hosts_venv() -> None:
+    """Make .shoal/hosts/venv from hosts.lock."""
+    lock = ROOT / "hosts.lock"
+    stamp = HOSTS_VENV / "stamp"
+    text = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == text:
+        return
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(HOSTS_VENV)], check=True)
+    arguments = ("install", "--only-binary=:all:", "--require-hashes", "-r", str(lock))
+    try:
+        run_shown("Ansible", [str(HOSTS_VENV / "bin" / "python"), "-m", "pip", *arguments], fetch_step)
+    except CommandError as failed:
+        raise cannot_because("install Ansible", failed, "look at the network, and run it again") from failed
+    stamp.write_text(text)
 
 
 def broker() -> None:
@@ -629,6 +690,8 @@ def fetch_model(*words: str) -> None:
 COMMANDS: dict[str, Callable[[], None]] = {
     "setup": setup,
     "programs": programs,
+    "hosts": hosts,
+    "audit": audit,
     "broker": broker,
     "model": model,
     "embeddings": embeddings,

@@ -4,7 +4,9 @@ The first active adapter answers requests to the default model that leave `adapt
 would be gone back to, never make room for others.
 """
 
+import asyncio
 import contextlib
+from collections.abc import Iterable
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -24,6 +26,7 @@ class Activation:
         self._settings = settings
         self._adapters: list[str] = []  # `name@version`
         self._last_good: list[str] = []  # adapters that would be gone back to
+        self._exchange = asyncio.Lock()  # updates activate, too
 
     @property
     def present(self) -> Present:
@@ -44,10 +47,9 @@ class Activation:
             model=default.model.label if default else None, adapters=self._adapters, settings=self._settings.values
         )
 
-    @property
-    def kept_adapters(self) -> set[str]:
-        """Digests of the adapters that are active, and of those that would be gone back to."""
-        labels = {*self._adapters, *self._last_good}
+    def kept_adapters(self, needed: Iterable[str] = ()) -> set[str]:
+        """Digests of the adapters that are active, of those that would be gone back to, and of others as needed."""
+        labels = {*self._adapters, *self._last_good, *needed}
         return {entry.sha256 for entry in self._models.adapters.all() if entry.label in labels}
 
     def restore(self, wish: Wish) -> None:
@@ -73,7 +75,8 @@ class Activation:
             case Change(name=name, value=value):
                 self._settings.change(name, value)
             case Activate(model=model, adapters=adapters):
-                await self._activate(model, adapters)
+                async with self._exchange:
+                    await self._activate(model, adapters)
 
     def complete(self, request: Request) -> Request:
         """A request with what it leaves open and this node has a setting for.

@@ -40,11 +40,15 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
-    """What the daemon wants imported from its folder, under the files' names."""
+    """What the daemon wants imported from its folder, under the files' names; or a release's file, as `name@version`
+    for a base of this digest.
+    """
 
     state_dir: str
     terms: Terms
     files: list[str]
+    reference: str | None = None
+    base_sha256: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -70,10 +74,10 @@ class Imported(msgspec.Struct, frozen=True):
 
 def import_adapter(
     store: AdapterStore, source: Path, terms: Terms, *, name: str | None = None, base: str | None = None,
-    follow_links: bool = True,
+    version: str | None = None, follow_links: bool = True,
 ) -> Imported:  # fmt: skip
     """Imports a GGUF file or a PEFT folder. `base` is a name, `name@version` or digest; None: what the file says, or
-    else the default one.
+    else the default one. A release has a version.
 
     Raises:
         ModelError: it cannot be used; the message names the reason.
@@ -105,6 +109,7 @@ def import_adapter(
         parts=split(content, parse(content)),
     )
     now_ms = time.time_ns() // 1_000_000
+    name = name if version is None else f"{name}@{version}"
     evicted = store.put(name, new, budget_bytes=terms.budget_bytes, now_ms=now_ms, in_use=terms.in_use)
     return Imported(name, new.sha256, chosen.sha256, new.bytes, new.rank, new.activation, evicted)
 
@@ -186,14 +191,18 @@ def _size(fd: int, path: Path) -> int:
 def _run(errand: Errand) -> None:
     """Imports files one by one. Each is removed once it is in the store, unless there is another one by then."""
     store = AdapterStore(Path(errand.state_dir))
+    name, _, version = errand.reference.partition("@") if errand.reference else (None, "", None)
     for file in errand.files:
         path = Path(file)
         try:
             before = mark_of(path)
-            done = import_adapter(store, path, errand.terms, follow_links=False)
+            done = import_adapter(
+                store, path, errand.terms, name=name, version=version, base=errand.base_sha256, follow_links=False
+            )
             if mark_of(path) == before:  # not another one that came meanwhile
                 path.unlink()
-            outcome = Outcome(file, f"{done.name}@{done.sha256[:VERSION_DIGITS]}", done.evicted)
+            label = done.name if version else f"{done.name}@{done.sha256[:VERSION_DIGITS]}"
+            outcome = Outcome(file, label, done.evicted)
         except AgentError as error:
             outcome = Outcome(file, problem=str(error))
         except OSError as error:

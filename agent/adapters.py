@@ -21,7 +21,7 @@ from agent.adapter_import import Errand, Outcome, Terms
 from agent.errors import StoreError
 from agent.fitness import obstacle
 from agent.models import BaseFile, mark_of
-from agent.store.adapter_entries import VERSION_DIGITS, Entry
+from agent.store.adapter_entries import Entry
 from agent.store.adapters import AdapterStore
 from contract.errors import Refused
 from contract.presence import AdapterInfo
@@ -45,8 +45,10 @@ class AdapterShelf:
         allow_unfit: bool = False,
         bases: Callable[[], list[BaseFile]] = list,
         in_use: Callable[[], set[str]] = set,
+        active: Callable[[], list[str]] = list,
     ) -> None:
-        """Opens the store. `bases` are the node's models; `in_use` the digests that requests need.
+        """Opens the store. `bases` are the node's models; `in_use` the digests that requests need; `active` are those,
+        as `name@version`, that a name alone means where there are several versions.
 
         Raises:
             StoreError: the state directory cannot be used.
@@ -58,8 +60,10 @@ class AdapterShelf:
         self._allow_unfit = allow_unfit
         self._bases = bases
         self._in_use = in_use
+        self._active = active
         self._version: tuple[int, int] | None = None
         self._entries: dict[str, Entry] = {}
+        self._known_as: dict[str, list[Entry]] = {}  # by name, and by name and version, the newest first
         self._has_unnamed = False
         self._seen: dict[Path, str] = {}  # marks at the last look
         self._failed: dict[Path, tuple[str, list[BaseFile]]] = {}  # what `problems` are about
@@ -99,10 +103,11 @@ class AdapterShelf:
 
     def cards(self, base_sha256: str) -> list[AdapterInfo]:
         """The card's part: adapters for a base."""
+        fitting = [entry for entry in self.all() if self._obstacle(entry, base_sha256) is None]
+        labels = [entry.label.partition("@") for entry in fitting]
         return [
-            AdapterInfo(entry.name, entry.sha256[:VERSION_DIGITS], entry.sha256, base_sha256)
-            for entry in self.all()
-            if self._obstacle(entry, base_sha256) is None
+            AdapterInfo(name, version, entry.sha256, base_sha256)
+            for entry, (name, _, version) in zip(fitting, labels, strict=True)
         ]
 
     def find(self, reference: str, base_sha256: str) -> Entry:
@@ -111,8 +116,10 @@ class AdapterShelf:
         Raises:
             Refused: 404 when there is none, 400 when it is for another base.
         """
-        found = self._entries.get(reference.partition("@")[0])
-        if found is None or reference not in (found.name, found.label):
+        versions = self._known_as.get(reference, [])
+        active = self._active() if len(versions) > 1 else []
+        found = next((entry for entry in versions if entry.label in active), next(iter(versions), None))
+        if found is None:
             here = ", ".join(entry.label for entry in self.all()) or "none"
             raise Refused(Status.NOT_FOUND, "adapter", f"cannot find adapter {reference!r}: this node has {here}")
         if why := self._obstacle(found, base_sha256):
@@ -127,6 +134,25 @@ class AdapterShelf:
             ModelError: it is damaged.
         """
         return await asyncio.to_thread(open_sealed, self._store, sha256)
+
+    async def install(self, file: Path, reference: str, base_sha256: str) -> None:
+        """Takes the file of a release into the store, as `name@version`; the file is gone then.
+
+        Raises:
+            StoreError: it cannot be stored, or not be used.
+        """
+        outcome = (await self._send([str(file)], self._bases(), reference, base_sha256))[file]
+        if outcome.problem:
+            raise StoreError(outcome.problem)
+        await asyncio.to_thread(self._look_into_store)
+
+    async def remove(self, reference: str) -> None:
+        """Takes a release out of the store; what requests need goes when they have ended.
+
+        Raises:
+            StoreError: it is not there, or is pinned.
+        """
+        await asyncio.to_thread(self._store.remove, reference, in_use=self._in_use())
 
     def note_use(self, sha256: str) -> None:
         """A request uses an adapter."""
@@ -151,6 +177,10 @@ class AdapterShelf:
             return False
         before, entries = self._entries, {entry.name: entry for entry in self._store.entries()}
         self._version, self._entries = version, entries
+        self._known_as = {}
+        for entry in sorted(entries.values(), key=lambda entry: -entry.imported_ms):
+            for known in (entry.label, entry.label.partition("@")[0]):
+                self._known_as.setdefault(known, []).append(entry)
         self._has_unnamed = bool(self._store.unnamed())
         return before != entries
 
@@ -168,21 +198,9 @@ class AdapterShelf:
         return bool(gone)
 
     async def _import(self, files: dict[Path, tuple[str, list[BaseFile]]], bases: list[BaseFile]) -> None:
-        """In a process of its own: it parses what others wrote."""
-        errand = Errand(
-            state_dir=str(self._state_dir),
-            terms=Terms(bases=bases, budget_bytes=self._budget_bytes, in_use=list(self._in_use())),
-            files=[str(path) for path in files],
-        )
-        said, end = b"", ""
-        try:
-            said, end = await _run_import(msgspec.json.encode(errand))
-        except OSError as error:
-            end = str(error)
-        outcomes = {Path(outcome.file): outcome for outcome in map(_outcome, said.splitlines())}
+        outcomes = await self._send([str(path) for path in files], bases)
         for path, about in files.items():
-            died = Outcome(str(path), problem=f"cannot import {path}: the process for it ended with {end}")
-            outcome = outcomes.get(path, died)
+            outcome = outcomes[path]
             if outcome.problem:
                 self._failed[path], self.problems[path] = about, outcome.problem
                 log.error("adapter cannot be used", why=outcome.problem)
@@ -190,6 +208,28 @@ class AdapterShelf:
                 self._failed.pop(path, None)
                 self.problems.pop(path, None)
                 log.info("adapter imported", adapter=outcome.label, evicted=outcome.evicted)
+
+    async def _send(
+        self, files: list[str], bases: list[BaseFile], reference: str | None = None, base_sha256: str | None = None
+    ) -> dict[Path, Outcome]:
+        """Imports files in a process of its own: it parses what others wrote."""
+        errand = Errand(
+            state_dir=str(self._state_dir),
+            terms=Terms(bases=bases, budget_bytes=self._budget_bytes, in_use=list(self._in_use())),
+            files=files,
+            reference=reference,
+            base_sha256=base_sha256,
+        )
+        said, end = b"", ""
+        try:
+            said, end = await _run_import(msgspec.json.encode(errand))
+        except OSError as error:
+            end = str(error)
+        died = {
+            Path(file): Outcome(file, problem=f"cannot import {file}: the process for it ended with {end}")
+            for file in files
+        }
+        return died | {Path(outcome.file): outcome for outcome in map(_outcome, said.splitlines())}
 
 
 async def _run_import(errand: bytes) -> tuple[bytes, str]:

@@ -7,20 +7,22 @@ more, alone, so that of several suspects only the guilty one dies twice; it goes
 import asyncio
 import contextlib
 import time
-from array import array
 from collections.abc import Callable
 from itertools import count
+from typing import TypeVar
 
 import msgspec
 import structlog
 from msgspec import UNSET
 
+from agent import admission, finals
 from agent.config import Limits, Sampling
 from agent.engine import frames
 from agent.engine.death import Death
 from agent.engine.supervisor import State
 from agent.job import Job
 from agent.logs import describe
+from agent.models import Manner
 from agent.quarantine import Quarantine
 from agent.queue import Queue
 from agent.store.adapter_entries import Entry
@@ -30,13 +32,12 @@ from contract.answers import Accepted, Delta, Failure, Final, Timings, Usage
 from contract.errors import Refused
 from contract.status import Status
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 MAX_RUNS = 2
 # How long after its deadline or cancel a running job may take to stop before its answer goes out without the engine.
 STOP_GRACE_S = 1.0
-MIN_RETRY_AFTER_MS = 500
-EMBEDDING_DIGITS = 7
 
 
 class Answering:
@@ -50,20 +51,23 @@ class Answering:
         parallel: int,
         limits: Callable[[], Limits],
         sampling: Sampling,
+        manner: Manner,
         find_adapter: Callable[[str], Entry],
         quarantine: Quarantine,
         send: Callable[[frames.ToEngine], None],
         has_adapter: Callable[[str], bool] = lambda _: False,
         tally: Tally | None = None,
     ) -> None:
-        """`limits` may change while it runs. `find_adapter` raises Refused for one that is not here; `send` takes care
-        that the engine has it, and `has_adapter` knows whether it has an adapter already. `tally` counts.
+        """`limits` may change while it runs; `manner` goes before `sampling`. `find_adapter` raises Refused for one
+        that is not here; `send` takes care that the engine has it, and `has_adapter` knows whether it has an adapter
+        already. `tally` counts.
         """
         self._node = node
         self.model = model
         self._parallel = parallel
         self._limits = limits
         self._sampling = sampling
+        self.manner = manner
         self._find_adapter = find_adapter
         self._quarantine = quarantine
         self._send = send
@@ -77,6 +81,7 @@ class Answering:
         self._idle = asyncio.Event()  # nothing runs and all finals are stored
         self._service_s = 2.0  # moving mean of how long a run takes
         self.draining = False
+        self.is_held = False  # what waits goes on waiting, what runs goes on
         self.num_ended: dict[int, int] = {}
 
     @property
@@ -105,6 +110,14 @@ class Answering:
         """Jobs in the engine."""
         return len(self._running)
 
+    @property
+    def wait_s(self) -> float:
+        """In how many seconds a job that comes now would begin, as the last ones took."""
+        num_before = len(self._queue) + len(self._running)
+        return (
+            0.0 if num_before < self._parallel else self._service_s * (num_before + 1 - self._parallel) / self._parallel
+        )
+
     def check_admission(self, client: str) -> None:
         """Whether one more job of `client` may be submitted now.
 
@@ -112,32 +125,11 @@ class Answering:
             Refused: 429 or 503, with when to try again.
         """
         if self.draining:
-            raise Refused(
-                Status.UNAVAILABLE, "draining", "cannot take the request: the node is stopping", retry_after_ms=10_000
-            )
+            raise admission.stopping()
         if self._engine is State.BROKEN:
-            raise Refused(
-                Status.UNAVAILABLE,
-                "engine",
-                "cannot take the request: no engine runs on this node",
-                retry_after_ms=30_000,
-            )
-        wait_ms = max(MIN_RETRY_AFTER_MS, round(1000 * self._service_s * (len(self._queue) + 1) / self._parallel))
-        limits = self._limits()
-        if len(self._queue) >= limits.queue:
-            raise Refused(
-                Status.BUSY,
-                "queue",
-                f"cannot take the request: {len(self._queue)} wait already, which is this node's limit",
-                retry_after_ms=wait_ms,
-            )
-        if self._queue.of_client(client) >= limits.client_queue:
-            raise Refused(
-                Status.BUSY,
-                "client_queue",
-                f"cannot take the request: {limits.client_queue} requests of {client} wait already",
-                retry_after_ms=wait_ms,
-            )
+            raise admission.no_engine()
+        wait_s = self._service_s * (len(self._queue) + 1) / self._parallel
+        admission.check_room(client, len(self._queue), self._queue.of_client(client), self._limits(), wait_s)
 
     def submit(self, job: Job) -> None:
         """Takes a job; it ends through its `on_final`."""
@@ -152,6 +144,11 @@ class Answering:
         """What a client is told about a job that is waiting or running."""
         ahead = self._queue.num_ahead(job, time.monotonic(), self._service_s)
         return Accepted(id=job.id, node=self._node, queue=ahead, model=self.model)
+
+    def hold(self, *, held: bool) -> None:
+        """From now on no job goes to the engine, or they do again."""
+        self.is_held = held
+        self._pump()
 
     def cancel(self, job: Job) -> None:
         """Stops a job; it ends with 499 unless it ends otherwise first."""
@@ -208,14 +205,15 @@ class Answering:
             case frames.Embedded():
                 self._free(job)
                 if not job.ended:
-                    self._end(job, _embedded(job, frame))
+                    self._end(job, finals.embedded(job, frame))
             case frames.Rejected():
                 self._free(job)
                 if not job.ended:
                     self._fail(job, Status(frame.status), frame.code, frame.message)
 
     def _pump(self) -> None:
-        while self._engine is State.READY and not self.draining and len(self._running) < 2 * self._parallel:
+        may_run = self._engine is State.READY and not self.draining and not self.is_held
+        while may_run and len(self._running) < 2 * self._parallel:
             now = time.monotonic()
             job = self._queue.peek(now, self._service_s, above=self._bar())
             if job is None or any(other.suspect for other in self._running.values()):
@@ -246,7 +244,7 @@ class Answering:
         job.num_runs += 1
         job.started = job.started or now
         self._running[job.number] = job
-        want, default = job.request, self._sampling
+        want, own, default = job.request, self.manner.sampling, self._sampling
         if want.task == "embed":
             self._send(
                 frames.Embed(
@@ -272,18 +270,18 @@ class Answering:
                 job=job.number,
                 turns=want.turns,
                 sampling=frames.Sampling(
-                    temperature=default.temperature if want.temperature is None else want.temperature,
-                    top_p=default.top_p if want.top_p is None else want.top_p,
-                    top_k=default.top_k if want.top_k is None else want.top_k,
-                    min_p=want.min_p or 0.0,
-                    repeat_penalty=1.0 if want.repeat_penalty is None else want.repeat_penalty,
+                    temperature=_first(want.temperature, own.temperature, default.temperature),
+                    top_p=_first(want.top_p, own.top_p, default.top_p),
+                    top_k=_first(want.top_k, own.top_k, default.top_k),
+                    min_p=_first(want.min_p, own.min_p, 0.0),
+                    repeat_penalty=_first(want.repeat_penalty, own.repeat_penalty, 1.0),
                     presence_penalty=want.presence_penalty or 0.0,
                     frequency_penalty=want.frequency_penalty or 0.0,
                     seed=want.seed,
                     logit_bias=want.logit_bias or {},
                 ),
-                max_tokens=want.max_tokens or default.max_tokens,
-                stops=want.stops,
+                max_tokens=want.max_tokens or own.max_tokens or default.max_tokens,
+                stops=want.stops or list(own.stop),
                 output_schema=want.output_schema,
                 deadline_ms=max(0.0, (job.deadline - now) * 1000),
                 adapter=job.adapter.sha256 if job.adapter else None,
@@ -323,7 +321,7 @@ class Answering:
         job.held_text, job.held_tokens = "", 0
 
     def _on_done(self, job: Job, done: frames.Done) -> None:
-        status, failure = _outcome(done)
+        status, failure = finals.outcome(done)
         job.engine_first_token_ms = done.engine_first_token_ms
         self._quarantine.clear(job.request)
         self._send_held(job, job.num_deltas)
@@ -408,24 +406,6 @@ class Answering:
             self._idle.set()
 
 
-def _embedded(job: Job, frame: frames.Embedded) -> Final:
-    # More digits than 32-bit floats have would only make the message longer.
-    vectors = [[round(number, EMBEDDING_DIGITS) for number in array("f", vector)] for vector in frame.vectors]
-    return Final(id=job.id, status=Status.OK, embeddings=vectors, usage=Usage(frame.prompt_tokens, 0, 0))
-
-
-def _outcome(done: frames.Done) -> tuple[Status, Failure | None]:
-    """Status and error that the way a generation ended stands for."""
-    match done.finish_reason:
-        case "deadline":
-            return Status.DEADLINE, Failure(
-                "deadline", "cannot answer in time: the deadline has passed; `text` is what there was"
-            )
-        case "cancelled":
-            return Status.CANCELLED, Failure(
-                "cancelled", "cannot answer: the request was cancelled; `text` is what there was"
-            )
-    if done.fits is False:
-        why = "it was cut off by max_tokens" if done.finish_reason == "length" else "it does not fit"
-        return Status.UNFIT, Failure("response_format", f"cannot make the answer fit the schema: {why}; see `text`")
-    return Status.OK, None
+def _first(*values: T | None) -> T:
+    """The first that is said."""
+    return next(value for value in values if value is not None)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from agent.engine.frames import Ready
 from agent.errors import EngineError, ModelError
 from agent.local import LocalModel
 from agent.memory import MIB, Loaded, Need, NoRoomError, budget_bytes, make_room, num_parallel
-from agent.models import ModelFile
+from agent.models import Manner, ModelFile
 from agent.quarantine import Quarantine
 from agent.routing import Served, choose_model
 from agent.shelf import Shelf
@@ -41,6 +41,7 @@ NO_ROOM_RETRY_MS = 60_000
 NO_ENGINE_RETRY_MS = 30_000
 DRAINED_RETRY_MS = 60_000
 READY_LOOK_S = 0.1
+VACATE_S = 120.0  # what runs may take so long until a guest gives up
 
 
 class Catalog:
@@ -61,10 +62,13 @@ class Catalog:
         quarantine: Quarantine | None = None,
         on_change: Callable[[], None] = lambda: None,
         on_alert: Callable[[str, dict[str, Any]], None] = lambda _, __: None,
+        on_crash: Callable[[str], None] = lambda _: None,
+        manner_of: Callable[[str], Manner] = lambda _: Manner(),
+        active_adapters: Callable[[], list[str]] = list,
         available_bytes: Callable[[], int] = machine.available_bytes,
     ) -> None:
         """`limits` hold in place of the configured ones. `kept_adapters` are digests that never make room for others.
-        `available_bytes` is what the machine could give now.
+        `manner_of` knows of models of releases how they answer. `available_bytes` is what the machine could give now.
         """
         self._config = config
         self._facts = facts
@@ -74,20 +78,24 @@ class Catalog:
         self._quarantine = quarantine
         self._on_change = on_change
         self._on_alert = on_alert
+        self._on_crash = on_crash
         self._available_bytes = available_bytes
-        self._shelf = Shelf(config, facts)
+        self._shelf = Shelf(config, facts, manner_of)
         self._adapters = AdapterShelf(
             config.state_dir,
             budget_bytes=config.store.adapters_mib * MIB,
             allow_unfit=config.store.allow_unfit,
             bases=self._shelf.bases,
             in_use=lambda: self.adapters_in_use,
+            active=active_adapters,
         )
         self._models: dict[Path, LocalModel] = {}
         self._leaving: list[LocalModel] = []  # their files are gone; they end what they have begun
         self._ended: Counter[int] = Counter()  # of models that are gone
         self._task: asyncio.Task[None] | None = None
         self._arriving: LocalModel | None = None  # is to be the default once it is ready
+        self._guest: Loaded | None = None  # an engine that is none of these
+        self._is_vacated = False  # no engine may be started: the guest has the room of all
         self._draining = False
         self.closed = False
 
@@ -139,6 +147,11 @@ class Catalog:
     def draining(self) -> bool:
         """Whether nothing new is taken."""
         return self._draining or self.closed
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether all engines are listened to, and would be replaced if they hung."""
+        return all(local.is_alive for local in self._all())
 
     @property
     def is_idle(self) -> bool:
@@ -336,26 +349,77 @@ class Catalog:
         Raises:
             NoRoomError: it does not fit.
         """
-        if local.is_awake:
-            return
+        if not local.is_awake and not self._is_vacated:
+            local.wake(after=self._make_room(local.model.label, local.need))
+
+    def _make_room(self, label: str, need: Need) -> list[asyncio.Task[None]]:
+        """Ends idle engines so that one more fits; the room is there when these tasks have ended.
+
+        Raises:
+            NoRoomError: it does not fit.
+        """
         awake = [other for other in self._all() if other.is_awake]
         now = time.monotonic()
         loaded = [
             Loaded(other.model.label, other.need, other.idle_s(now) if self._may_end(other) else None)
             for other in awake
         ]
-        ending = make_room(local.model.label, local.need, self._budget(awake), loaded)
+        guests = [self._guest] if self._guest else []
+        ending = make_room(label, need, self._budget(awake), loaded + guests)
         others = [other for other in awake if other.model.label in ending]
         if others:
-            log.info("models make room", model=local.model.label, unloaded=ending)
-        local.wake(after=[other.sleep() for other in others])
+            log.info("models make room", model=label, unloaded=ending)
+        return [other.sleep() for other in others]
+
+    @contextlib.asynccontextmanager
+    async def guest(self, label: str, need: Need) -> AsyncIterator[None]:
+        """Room for an engine that is none of these. Where it does not fit beside them, they end for it once they have
+        nothing to do, what is asked meanwhile waits, and the default model comes back afterwards.
+
+        Raises:
+            NoRoomError: it does not fit, whatever ends.
+            EngineError: what runs does not end.
+        """
+        try:
+            try:
+                ending = self._make_room(label, need)
+            except NoRoomError:
+                ending = await self._vacate(label, need)
+            self._guest = Loaded(label, need, None)
+            if ending:
+                await asyncio.wait(ending)
+            yield
+        finally:
+            was_vacated, self._is_vacated, self._guest = self._is_vacated, False, None
+            for local in self._all():
+                local.answering.hold(held=False)
+            if was_vacated:
+                self._tend(time.monotonic())
+
+    async def _vacate(self, label: str, need: Need) -> list[asyncio.Task[None]]:
+        make_room(label, need, self.budget_bytes, [])
+        log.info("all models make room", model=label)
+        for local in self._all():
+            local.answering.hold(held=True)
+        deadline = time.monotonic() + VACATE_S
+        while any(local.answering.num_running for local in self._all()):
+            if time.monotonic() > deadline:
+                raise EngineError(f"cannot make room for {label}: requests have been running for {VACATE_S:g} s")
+            await asyncio.sleep(READY_LOOK_S)
+        self._is_vacated = True
+        return [local.sleep() for local in self._all() if local.is_awake]
+
+    @property
+    def budget_bytes(self) -> int:
+        """What all engines together may take."""
+        return self._budget([other for other in self._all() if other.is_awake])
 
     def _has_room_for_slots(self, local: LocalModel, need: Need) -> bool:
         """Whether a model that runs may take what it `need`s with adapter slots, as others are now."""
         awake = [other for other in self._all() if other.is_awake]
         loaded = [Loaded(other.model.label, other.need, None) for other in awake if other is not local]
         try:
-            make_room(local.model.label, need, self._budget(awake), loaded)
+            make_room(local.model.label, need, self._budget(awake), loaded + ([self._guest] if self._guest else []))
         except NoRoomError as error:
             log.warning("no room for adapter slots: adapters take turns", why=str(error))
             return False
@@ -398,7 +462,8 @@ class Catalog:
                     try:
                         self._wake(local)
                     except NoRoomError as error:
-                        self._lack_room(local, str(error))
+                        if self._arriving is None:  # else the one before it has still something to do
+                            self._lack_room(local, str(error))
             elif local is not self._arriving and local.is_awake and 0 < self._config.engine.idle_s < idle_s:
                 log.info("model is idle and is unloaded", model=local.model.label)
                 local.sleep()
@@ -428,7 +493,7 @@ class Catalog:
                     self._config, self._facts, file, self._adapters, self._num_parallel(file),
                     limits=self._limits, tally=self._tally, kept_adapters=self._kept_adapters,
                     quarantine=self._quarantine, has_room_for_slots=self._has_room_for_slots,
-                    on_change=self._on_change, on_alert=self._on_alert,
+                    on_change=self._on_change, on_alert=self._on_alert, on_crash=self._on_crash,
                 )  # fmt: skip
                 self._models[path] = local
             elif local.model != file and local.is_idle:

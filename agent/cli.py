@@ -9,7 +9,23 @@ from typing import Annotated
 
 import typer
 
-from agent.commands import adapters, ask, check, enroll, models, quarantine, requests, selftest, status, version
+from agent.commands import (
+    adapters,
+    ask,
+    calibrate,
+    check,
+    conformance,
+    doctor,
+    enroll,
+    models,
+    quarantine,
+    requests,
+    selftest,
+    status,
+    support_bundle,
+    update,
+    version,
+)
 from agent.config import ENV_CONFIG, load_config
 from agent.errors import AgentError, ConfigError, ControlError
 
@@ -50,16 +66,22 @@ def run(
 
 
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("selftest")(selftest.selftest)
 app.command("ask")(ask.ask)
 app.command("status")(status.status)
+app.command("calibrate")(calibrate.calibrate)
 app.command("enroll")(enroll.enroll)
 app.command("renew")(enroll.renew)
+app.command("support-bundle")(support_bundle.support_bundle)
 app.command("version")(version.version)
+app.command("rollback")(update.rollback)
+app.add_typer(update.app, name="update")
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(conformance.app, name="update-conformance", hidden=True)
 
 
 def main() -> None:

@@ -20,7 +20,17 @@ from agent.errors import ConfigError
 from contract import limits
 from contract.ids import END, ID_PATTERN, ID_RULE, id_from
 from contract.requests import Id, Privacy
-from contract.settings import LogLevel, QueueLength, TelemetryLevel, Ttl
+from contract.settings import (
+    BudgetMib,
+    LogLevel,
+    OnMetered,
+    QueueLength,
+    RateKib,
+    SourceUrls,
+    TelemetryLevel,
+    Ttl,
+    Windows,
+)
 
 PATHS = (Path("agent.toml"), Path("/etc/shoal/agent.toml"))
 ENV_PREFIX = "SHOAL_"
@@ -132,6 +142,12 @@ class Engine(_Section, frozen=True, kw_only=True):
             description="A model that nobody used for this long is unloaded, never the default one. 0: none is.",
         ),
     ] = 600
+    socket: Annotated[
+        str,
+        Meta(
+            description="Of the unit that starts engines (shoal-engine.socket). Empty: they are the agent's children."
+        ),
+    ] = ""
     memory_mib: Annotated[
         int,
         Meta(
@@ -169,6 +185,12 @@ class PrivacySection(_Section, frozen=True, kw_only=True):
     """Where prompts may go."""
 
     default: Annotated[Privacy, Meta(description="local, site, redact or any, for requests that do not say.")] = "local"
+    names: Annotated[
+        list[str], Meta(description="Names of people and places that redaction finds, besides those of its own list.")
+    ] = []
+    patterns: Annotated[
+        list[str], Meta(description='What else redaction finds, as in ["^EMP-[0-9]{6}$"]; see docs/routing.md.')
+    ] = []
 
 
 class Journal(_Section, frozen=True, kw_only=True):
@@ -189,6 +211,14 @@ class Store(_Section, frozen=True, kw_only=True):
     adapters_mib: Annotated[
         int, Meta(ge=1, le=2**24, description="On disk; an import that does not fit even then gets 507.")
     ] = 1024
+    models_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**24,
+            description="On disk, of models that came as releases; then the oldest go that may. 0: as the disk has.",
+        ),
+    ] = 0
     resident_mib: Annotated[int, Meta(ge=1, le=2**24, description="In memory, of each model that runs.")] = 256
     allow_unfit: Annotated[
         bool, Meta(description="Use an adapter also with a model on which it failed its test; else that gets 400.")
@@ -210,6 +240,32 @@ class Telemetry(_Section, frozen=True, kw_only=True):
     level: TelemetryLevel = "normal"
 
 
+class Updates(_Section, frozen=True, kw_only=True):
+    """How releases are fetched (docs/delivery.md). They come from the controller, and from what is named here."""
+
+    sources: Annotated[
+        SourceUrls, Meta(description="Mirrors of the controller's releases, as in https://host/releases/.")
+    ] = []
+    rate_kib_s: Annotated[RateKib, Meta(description="Fetched a second, at most, in KiB. 0: as fast as it comes.")] = 0
+    budget_mib_day: Annotated[BudgetMib, Meta(description="Fetched a day (UTC), at most, in MiB. 0: no limit.")] = 0
+    window: Annotated[
+        Windows, Meta(description='When it is fetched, as in ["sat,sun 22:00-06:00 Europe/Berlin"]; none: always.')
+    ] = []
+    metered: Annotated[bool, Meta(description="The bytes of this node's link cost money.")] = False
+    on_metered: Annotated[
+        OnMetered, Meta(description="What is fetched over a metered link: nothing (never), adapters, or all (always).")
+    ] = "adapters"
+    neighbours: Annotated[
+        bool, Meta(description="Get releases from nodes of the same site, and hand them out there.")
+    ] = False
+    neighbours_port: Annotated[
+        int, Meta(ge=0, le=65535, description="Where they are handed out. 0: one that is free.")
+    ] = 0
+    neighbours_kib_s: Annotated[RateKib, Meta(description="Handed to them a second, at most, in KiB. 0: no limit.")] = (
+        8192
+    )
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings of an agent."""
 
@@ -224,6 +280,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     store: Store = Store()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
+    updates: Updates = Updates()
 
     @property
     def state_dir(self) -> Path:

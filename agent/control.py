@@ -5,6 +5,9 @@
 {"op": "adapters"}                    ->  {"adapters": {"in_use": ["sha256", …], "resident": {"sha256": bytes}}}
 {"op": "quarantine"}                  ->  {"quarantine": [{…}, …]}
 {"op": "release", "id": "…" or null}  ->  {"released": [{…}, …]}, null for all
+{"op": "updates"}                     ->  {"updates": {"model": {…}, "adapter:name": {…}, …}}
+{"op": "cancel_updates"}              ->  {"changed": ["model", …]}
+{"op": "roll_back"}                   ->  {"changed": ["model", …]}
 anything else                         ->  {"error": "cannot …"}
 """
 
@@ -15,7 +18,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -31,6 +34,19 @@ MAX_LINE_BYTES = 1 << 20
 Ask = Callable[[Request, Callable[[Delta], None], Callable[[Final], None]], None]
 
 
+class Updates(Protocol):
+    """What commands ask of updates; `agent.update.updater` says more."""
+
+    def describe(self) -> dict[str, Any]:
+        """Where each of them is."""
+
+    def cancel(self) -> list[str]:
+        """Stops what is under way; which."""
+
+    def roll_back(self) -> list[str]:
+        """Goes back to what was good; which."""
+
+
 class Control:
     """The daemon's end."""
 
@@ -43,6 +59,7 @@ class Control:
         adapters: Callable[[], dict[str, Any]],
         quarantined: Callable[[], list[Item]],
         release: Callable[[str | None], Awaitable[list[Item]]],
+        updates: Updates,
     ) -> None:
         self._state_dir = state_dir
         self._status = status
@@ -50,6 +67,7 @@ class Control:
         self._adapters = adapters
         self._quarantined = quarantined
         self._release = release
+        self._updates = updates
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -97,6 +115,12 @@ class Control:
                 return {"adapters": self._adapters()}
             if op == "quarantine":
                 return {"quarantine": msgspec.to_builtins(self._quarantined())}
+            if op == "updates":
+                return {"updates": self._updates.describe()}
+            if op == "cancel_updates":
+                return {"changed": self._updates.cancel()}
+            if op == "roll_back":
+                return {"changed": self._updates.roll_back()}
             if op == "release":
                 item_id = message["id"]
                 return {"released": msgspec.to_builtins(await self._release(None if item_id is None else str(item_id)))}

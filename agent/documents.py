@@ -84,15 +84,20 @@ class Documents:
             settings=effective({group: policy.settings for group, policy in policies.items()}, desired.settings),
         )
 
+    def knows(self, data: bytes, group: str | None = None) -> bool:
+        """Whether this is the document that was accepted last."""
+        last = self._recall(group)
+        return last is not None and last.data == data
+
     async def take(self, data: bytes, group: str | None = None) -> bool:
         """Takes a document, of a group or the node's own; returns whether it is accepted and new.
 
         Raises:
             StoreError: it is genuine, but cannot be kept, so nothing goes by it.
         """
-        last = self._recall(group)
-        if last is not None and last.data == data:
+        if self.knows(data, group):
             return False
+        last = self._recall(group)
         mark, trust, time = last.mark if last else None, self._trust(), self._time()
         found: Accepted[Desired] | Accepted[Policy] | Refusal
         if group is None:

@@ -58,7 +58,7 @@ def enrol(url: str, token: str, ca_sha256: str, folder: Path) -> Identity:
         )
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     identity = _identity(issued, url)
-    store_identity(folder, identity, private + issued.certificate.encode(), ca)
+    store_identity(folder, identity, private + issued.certificate.encode(), ca, issued.releases_root)
     return identity
 
 
@@ -78,7 +78,7 @@ def renew(folder: Path, *, check_time: bool) -> Identity:
         raise EnrolmentError(f"cannot use the files in {folder}: {error}; enrol again with a new token") from error
     issued = _ask(identity.url + RENEW_PATH, context, b"")
     renewed = _identity(issued, identity.url)
-    store_identity(folder, renewed, private + issued.certificate.encode())
+    store_identity(folder, renewed, private + issued.certificate.encode(), releases_root=issued.releases_root)
     return renewed
 
 

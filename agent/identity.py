@@ -3,6 +3,7 @@
     identity.pem    the private key (P-256) and the certificate in one file, so that they are replaced together; 0600
     ca.pem          the fleet's root certificate
     identity.json   who this is, where the controller is, and how long the certificate lasts
+    root.json       the TUF root that releases are trusted by, as it was at the enrolment
 
 The daemon reads the last one alone; it needs no library for certificates.
 """
@@ -20,6 +21,7 @@ from contract.requests import Id
 PEM_FILE = "identity.pem"
 CA_FILE = "ca.pem"
 RECORD_FILE = "identity.json"
+RELEASES_ROOT_FILE = "root.json"
 
 # Renewal at half of the certificate's life, give or take a tenth of it: a fleet that enrolled on one morning would
 # otherwise renew on one morning for ever.
@@ -64,8 +66,12 @@ def load_identity(folder: Path) -> Identity | None:
         raise EnrolmentError(f"cannot read {file}: {error}; enrol again with a new token") from error
 
 
-def store_identity(folder: Path, identity: Identity, pem: bytes, ca: bytes | None = None) -> None:
+def store_identity(
+    folder: Path, identity: Identity, pem: bytes, ca: bytes | None = None, releases_root: str | None = None
+) -> None:
     """Writes an identity. A power cut leaves the old one or the new one, each whole.
+
+    `ca` comes with an enrolment. The root of releases is taken then, and at a renewal only when there is none.
 
     Raises:
         EnrolmentError: the folder cannot be written.
@@ -74,6 +80,8 @@ def store_identity(folder: Path, identity: Identity, pem: bytes, ca: bytes | Non
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if ca is not None:
             _replace(folder / CA_FILE, ca)
+        if releases_root is not None and (ca is not None or not (folder / RELEASES_ROOT_FILE).exists()):
+            _replace(folder / RELEASES_ROOT_FILE, releases_root.encode())
         _replace(folder / PEM_FILE, pem)
         # Last: with an old record beside a new certificate it is only renewed early.
         _replace(folder / RECORD_FILE, msgspec.json.encode(identity))

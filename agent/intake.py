@@ -15,17 +15,21 @@ from typing import Any
 
 import msgspec
 import structlog
+from msgspec import UNSET
+from msgspec.structs import replace
 
-from agent.answering import Answering
+from agent.answerer import Answerer
+from agent.asked import Asked
+from agent.dispatch import Chosen
 from agent.errors import StoreError
+from agent.incoming import Incoming
 from agent.job import Job
-from agent.link import Incoming
 from agent.logs import describe
 from agent.post import Post
 from agent.store.journal import Entry, Journal
-from agent.store.outbox import Letter, Outbox
+from agent.store.outbox import Outbox
 from contract import mqtt5, topics
-from contract.answers import Accepted, Delta, Failure, Final, failure_of, plain_error
+from contract.answers import Accepted, Delta, Failure, Final, failure_of
 from contract.deadlines import deadline_ms
 from contract.errors import Refused
 from contract.ids import new_request_id, request_id_of
@@ -40,16 +44,6 @@ log = structlog.get_logger()
 MAX_STARTS = 20
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asked, how, and where the answer goes."""
-
-    client: str
-    id: str
-    plain: bool
-    reply_to: str | None = None
-    correlation: bytes | None = None
-
-
 class Live(msgspec.Struct, kw_only=True):
     """A request that has not ended.
 
@@ -60,7 +54,7 @@ class Live(msgspec.Struct, kw_only=True):
     stored: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     asked: Asked
-    answering: Answering | None = None
+    answering: Answerer | None = None
     job: Job | None = None
     key: int = 0
     early: list[Delta] = []
@@ -75,22 +69,28 @@ class Intake:
         fleet: str,
         default_ttl_ms: Callable[[], int],
         complete: Callable[[Request], Request],
-        on_refused: Callable[[Status], None],
-        answering_for: Callable[[Request], Answering],
+        on_refused: Callable[[Refused], None],
+        admit: Callable[[str], None],
+        spend: Callable[[str, int], None],
+        choose: Callable[[Request, str | None, float], Chosen],
         journal: Journal,
         outbox: Outbox,
         post: Post,
         publish: Callable[..., Any],
         now_ms: Callable[[], int],
     ) -> None:
-        """`complete` gives a request what it leaves open and this node has a setting for. `answering_for` finds who
-        answers it, or refuses one for a model or task that is not here. `on_refused` hears of each refusal.
+        """`complete` gives a request what it leaves open and this node has a setting for. `choose` finds who
+        answers a client's request within so many ms, or refuses it; without a client it was admitted before.
+        `on_refused` hears of each refusal. `admit` counts a request of a client, or refuses it; `spend` counts the
+        tokens of its answer.
         """
         self._fleet = fleet
         self._default_ttl_ms = default_ttl_ms
         self._complete = complete
         self._on_refused = on_refused
-        self._answering_for = answering_for
+        self._admit = admit
+        self._spend = spend
+        self._choose = choose
         self._journal = journal
         self._outbox = outbox
         self._post = post
@@ -164,7 +164,7 @@ class Intake:
                 # A clock that was set back must not stretch a deadline beyond what was asked for.
                 left_ms = min(left_ms, entry.deadline_ms - entry.arrived_ms)
                 try:
-                    self._submit(live, request, left_ms, self._answering_for(request))
+                    self._submit(live, request, left_ms, self._choose(request, None, left_ms))
                 except Refused as no:  # its model is no longer here
                     await self._finish(live, Final(id=entry.id, status=no.status, error=failure_of(no)))
         return len(entries)
@@ -193,7 +193,7 @@ class Intake:
         if row.digest != digest:
             raise _conflict(asked.id)
         if row.final is not None and row.status is not None:
-            await self._post.write(self._letter(asked, row.final, row.status))
+            await self._post.write(asked.letter_again(self._fleet, row.final, row.status))
         return True
 
     async def _take(self, message: Incoming, asked: Asked, request: Request, digest: bytes) -> None:
@@ -208,10 +208,10 @@ class Intake:
                 Status.INVALID, "exp", f"cannot accept exp = {request.exp}: at most {MAX_TTL_MS} ms ahead are accepted"
             )
         request = self._complete(request)
-        answering = self._answering_for(request)
-        answering.check_admission(asked.client)
+        chosen = self._choose(request, asked.client, until_ms - now_ms)
         if self._outbox.is_full():
             raise _no_space("the outbox of this node is full")
+        self._admit(asked.client)
         live = Live(digest=digest, asked=asked)
         self._live[asked.client, asked.id] = live
         entry = Entry(
@@ -225,7 +225,8 @@ class Intake:
             arrived_ms=now_ms,
             deadline_ms=until_ms,
         )
-        job = self._submit(live, request, until_ms - now_ms, answering)
+        job = self._submit(live, request, until_ms - now_ms, chosen)
+        answering = chosen.answerer
         try:
             live.key = await self._journal.add(entry)
         except StoreError as error:
@@ -240,7 +241,7 @@ class Intake:
         for delta in live.early:
             self._send_delta(asked, delta)
 
-    def _submit(self, live: Live, request: Request, left_ms: int, answering: Answering) -> Job:
+    def _submit(self, live: Live, request: Request, left_ms: int, chosen: Chosen) -> Job:
         asked = live.asked
         now = time.monotonic()
         job = live.job = Job(
@@ -250,10 +251,10 @@ class Intake:
             arrived=now,
             deadline=now + left_ms / 1000,
             on_delta=lambda delta: self._delta(live, delta),
-            on_final=lambda final: self._finish(live, final),
+            on_final=lambda final: self._finish(live, replace(final, why=final.why or chosen.why or UNSET)),
         )
-        live.answering = answering
-        answering.submit(job)
+        live.answering = chosen.answerer
+        chosen.answerer.submit(job)
         return job
 
     def _delta(self, live: Live, delta: Delta) -> None:
@@ -264,14 +265,15 @@ class Intake:
 
     async def _finish(self, live: Live, final: Final) -> None:
         asked = live.asked
+        if final.usage:
+            self._spend(asked.client, final.usage.prompt_tokens + final.usage.completion_tokens)
         await live.stored.wait()
         if not live.key:  # its row could not be written: the sender has been told, and nothing is to be kept
             live.ended.set()
             return
-        payload = _payload(asked.plain, final)
-        letter = self._letter(asked, payload, final.status)
+        letter = asked.letter(self._fleet, final)
         try:
-            keys = await self._journal.end(live.key, final.status, payload, self._now_ms(), [letter])
+            keys = await self._journal.end(live.key, final.status, letter.payload, self._now_ms(), [letter])
         except StoreError as error:
             log.error("cannot store an answer; sent without", why=str(error))
             self._publish(letter.topic, letter.payload, qos=1, properties=letter.properties)
@@ -284,46 +286,18 @@ class Intake:
         log.info(
             "refused", client=asked.client, status=int(no.status), code=no.code.partition(".")[0].partition("[")[0]
         )
-        self._on_refused(no.status)
+        self._on_refused(no)
         final = Final(id=asked.id, status=no.status, error=failure_of(no))
         # A payload that cannot be read may have been meant either way, so both kinds of client hear of it.
         forms = {asked.plain, not asked.plain} if no.code == "payload" else {asked.plain}
         for plain in sorted(forms):
             form = msgspec.structs.replace(asked, plain=plain)
-            await self._post.write(self._letter(form, _payload(plain, final), no.status))
+            await self._post.write(form.letter(self._fleet, final))
 
     def _send_delta(self, asked: Asked, delta: Accepted | Delta) -> None:
-        if asked.plain:
-            return
-        self._publish(
-            topics.AnswerDelta(asked.client, asked.id).path(self._fleet),
-            msgspec.json.encode(delta),
-            qos=0,
-            properties=mqtt5.for_answer(
-                asked.id,
-                correlation=asked.correlation,
-                status=Status.ACCEPTED if delta.seq == 0 else None,
-                seq=delta.seq,
-            ),
-        )
-
-    def _letter(self, asked: Asked, payload: bytes, status: int) -> Letter:
-        own: topics.Topic = topics.AnswerFinal(asked.client, asked.id)
-        if asked.plain:
-            own = topics.PlainAnswer(asked.client)
-        return Letter(
-            asked.reply_to or own.path(self._fleet),
-            payload,
-            mqtt5.for_answer(asked.id, correlation=asked.correlation, status=status),
-        )
-
-
-def _payload(plain: bool, final: Final) -> bytes:
-    if not plain:
-        return msgspec.json.encode(final)
-    if isinstance(final.error, Failure):
-        return plain_error(final.status, final.error).encode()
-    return str(final.text or "").encode()
+        if not asked.plain:
+            topic, payload, properties = asked.delta(self._fleet, delta)
+            self._publish(topic, payload, qos=0, properties=properties)
 
 
 def _conflict(request_id: str) -> Refused:

@@ -51,8 +51,11 @@ class LocalModel:
         quarantine: Quarantine | None = None,
         on_change: Callable[[], None] = lambda: None,
         on_alert: Callable[[str, dict[str, Any]], None] = lambda _, __: None,
+        on_crash: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`limits` hold in place of the configured ones; `kept_adapters` are digests that stay in memory."""
+        """`limits` hold in place of the configured ones; `kept_adapters` are digests that stay in memory; `on_crash`
+        hears the model's label when its engine died, or cannot run.
+        """
         self._config = config
         self._facts = facts
         self._adapters = adapters
@@ -60,6 +63,7 @@ class LocalModel:
         self._has_room_for_slots = has_room_for_slots
         self._on_change = on_change
         self._on_alert = on_alert
+        self._on_crash = on_crash
         self._engine: Supervisor | None = None
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -78,6 +82,7 @@ class LocalModel:
             parallel=parallel,
             limits=limits or (lambda: config.limits),
             sampling=config.sampling,
+            manner=model.manner,
             find_adapter=lambda reference: adapters.find(reference, self.model.sha256),
             quarantine=quarantine or Quarantine(),
             send=self._send,
@@ -102,6 +107,16 @@ class LocalModel:
     def pid(self) -> int | None:
         """The process id of the engine, while it runs."""
         return self._engine.pid if self._engine else None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its engine, if it has one, is listened to."""
+        return self._engine is None or self._engine.is_alive
+
+    @property
+    def rung(self) -> str | None:
+        """The name of the load flags with which its engine runs, while it does."""
+        return self._engine.rung.name if self._engine and self.ready else None
 
     @property
     def is_awake(self) -> bool:
@@ -190,6 +205,7 @@ class LocalModel:
         self.tell_broken(problem)
         self.problem, self.broken_at, self._was_ready = problem, time.monotonic(), False
         self.answering.on_engine(State.BROKEN)
+        self._on_crash(self.model.label)
         self._on_change()
 
     def tell_broken(self, problem: str) -> None:
@@ -202,7 +218,7 @@ class LocalModel:
         """From the next engine on, another file. For a model that has nothing to do."""
         self.sleep()
         self.model, self.problem = model, ""
-        self.answering.model = model.label
+        self.answering.model, self.answering.manner = model.label, model.manner
 
     async def wait_ready(self) -> frames.Ready:
         """Starts an engine and waits until it is ready. For commands; a daemon goes on without.
@@ -271,7 +287,7 @@ class LocalModel:
             Plan(
                 file=str(model.path),
                 sha256=model.sha256,
-                context_tokens=self._config.model.context_tokens,
+                context_tokens=model.context_tokens(self._config.model.context_tokens),
                 parallel=self.parallel,
                 threads=threads,
                 prefix_cache_bytes=settings.prefix_cache_mib * MIB,
@@ -284,6 +300,8 @@ class LocalModel:
                 ),
                 start_timeout_s=settings.start_timeout_s,
                 stall_s=settings.stall_s,
+                chat_template=model.manner.chat_template,
+                unit_socket=settings.socket,
             ),
             first_rung=ladder.start_of(remembered),
             on_frame=self.answering.on_frame,
@@ -342,6 +360,7 @@ class LocalModel:
             self.answering.on_lost(death)
             restarts = engine.num_restarts
             self._on_alert("engine_died", {"model": self.model.label, "restarts": restarts, "death": death.value})
+            self._on_crash(self.model.label)
 
     def _remember(self, fact: str, rung: str) -> None:
         async def put() -> None:

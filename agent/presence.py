@@ -10,7 +10,7 @@ from agent.catalog import Catalog
 from agent.config import Config
 from agent.link import Link
 from contract import topics
-from contract.presence import NodeState, State
+from contract.presence import NodeState, State, report_mark
 from contract.steering import Reported
 
 
@@ -22,6 +22,7 @@ class Presence:
         self._models = models
         self._link = link
         self._now_ms = now_ms
+        self._report_mark: str | None = None
         self.session = 0
 
     @property
@@ -51,6 +52,11 @@ class Presence:
         topic = topics.NodeCard(self._config.node.id).path(self._config.node.fleet)
         self._link.publish(topic, msgspec.json.encode(card), qos=1, retain=True)
 
+    def beat(self) -> None:
+        """Says again that it is there. With QoS 0: a broker must not keep these for a controller that is away."""
+        state = NodeState(self.state, self.session, self._now_ms(), self._report_mark)
+        self._link.publish(self.topic, msgspec.json.encode(state), qos=0, retain=True)
+
     def say_goodbye(self) -> "Future[None] | None":
         """Publishes that the node was stopped."""
         return self._link.publish(self.topic, self.payload("offline"), qos=1, retain=True)
@@ -58,7 +64,9 @@ class Presence:
     def report(self, reported: Reported) -> None:
         """Publishes where the node is with its desired state."""
         topic = topics.NodeReported(self._config.node.id).path(self._config.node.fleet)
-        self._link.publish(topic, msgspec.json.encode(reported), qos=1, retain=True)
+        payload = msgspec.json.encode(reported)
+        self._report_mark = report_mark(payload)
+        self._link.publish(topic, payload, qos=1, retain=True)
 
     def measure(self, kind: str, batch: bytes) -> None:
         """Publishes a batch of telemetry."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from agent.config import Config, Limits
+from agent.config import Config, Limits, Updates
 from contract.requests import Privacy
 from contract.settings import SETTINGS, TelemetryLevel, check
 
@@ -33,6 +33,11 @@ class Settings:
     def telemetry(self) -> TelemetryLevel:
         """How much is measured and sent."""
         return self._config.telemetry.level
+
+    @property
+    def updates(self) -> Updates:
+        """How releases are fetched."""
+        return self._config.updates
 
     @property
     def values(self) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
 from agent.config import Config
 from agent.errors import ModelError, StoreError
 from agent.models import (
     BaseFile,
+    Manner,
     ModelFile,
     as_configured,
     configured_file,
@@ -34,9 +37,11 @@ class Shelf:
     node's own configuration means.
     """
 
-    def __init__(self, config: Config, facts: Facts) -> None:
+    def __init__(self, config: Config, facts: Facts, manner_of: Callable[[str], Manner] = lambda _: Manner()) -> None:
+        """`manner_of` knows by `name@version` how models of releases answer."""
         self._config = config
         self._facts = facts
+        self._manner_of = manner_of
         self._seen: dict[Path, str] = {}  # marks at the last look
         self._taken: dict[Path, str] = {}  # marks of what `_raw` and `problems` are about
         self._raw: dict[Path, ModelFile] = {}
@@ -103,7 +108,8 @@ class Shelf:
 
     async def _identify(self, path: Path) -> None:
         try:
-            self._raw[path] = await identify_model(path, self._facts)
+            file = await identify_model(path, self._facts)
+            self._raw[path] = replace(file, manner=self._manner_of(file.label))
         except (ModelError, StoreError) as error:
             self._raw.pop(path, None)
             self._note(path, str(error))

@@ -15,7 +15,7 @@ import structlog
 from msgspec.structs import replace
 
 from agent.convergence import Convergence, Do, Plan, due, ended, passed, planned, reported, restarted, wished
-from agent.desired import Change, Present, Running, Step, Wish, plan
+from agent.desired import Activate, Change, Present, Running, Step, Wish, plan
 from agent.documents import Documents
 from agent.errors import AgentError, StoreError
 from agent.logs import describe
@@ -47,12 +47,16 @@ class Steering:
         on_groups: Callable[[list[str]], None],
         on_settings: Callable[[dict[str, Any]], None],
         now_ms: Callable[[], int],
+        in_force: Callable[[Wish], Wish] = lambda wish: wish,
+        is_exchanging: Callable[[], bool] = lambda: False,
+        completed: Callable[[Reported], Reported] = lambda reported: reported,
     ) -> None:
         """`apply` raises AgentError or Refused when a step cannot be done, and bears being cancelled. `on_good` hears
         of each wish that was fulfilled, `on_groups` whose policies are to be had, `on_settings` of settings that were
         changed, as the data of an event.
 
-        `now_ms` is of a clock that only runs forward.
+        `now_ms` is of a clock that only runs forward. `in_force` takes releases that are still to come out of a wish,
+        `is_exchanging` is true while they are let serve, when nothing else may; `completed` adds them to a report.
 
         Raises:
             StoreError: what an earlier run stored cannot be read.
@@ -67,30 +71,54 @@ class Steering:
         self._on_groups = on_groups
         self._on_settings = on_settings
         self._now_ms = now_ms
+        self._in_force = in_force
+        self._is_exchanging = is_exchanging
+        self._completed = completed
         self._now = _stored(facts)
         self._wish: Wish | None = None
         self._wait_until_ms = 0
         self._news = asyncio.Event()
+        self._waits = False  # for releases that are let serve
         self._changed: dict[str, Any] = {}  # settings, since the last wish was over
         self._problem = ""
+        self._said: Reported | None = None
 
     @property
     def last_good(self) -> Wish:
         """What was in force when the last run ended well, and is gone back to."""
         return self._now.last_good
 
+    @property
+    def has_news(self) -> bool:
+        """Whether the node is not where the last report says. On its way it never is: less time is left."""
+        return self._report() != self._said
+
     def report(self) -> None:
-        """Says where the node is: at each change, at each connection and at each heartbeat."""
-        now = reported(self._now, self._running(), self._now_ms())
-        self._say(replace(now, error=self._problem) if self._problem else now)
+        """Says where the node is: at each change, at each connection, and now and then."""
+        self._said = self._report()
+        self._say(self._said)
+
+    def _report(self) -> Reported:
+        now = self._completed(reported(self._now, self._running(), self._now_ms()))
+        return replace(now, error=self._problem) if self._problem else now
 
     def describe(self) -> dict[str, Any]:
         """Its part of `shoal-agent status`."""
-        now = reported(self._now, self._running(), self._now_ms())
+        now = self._report()
         return {
             "rev": now.rev, "policies": now.policies, "phase": now.phase, "progress": now.progress,
-            "within_ms": now.within_ms, "error": self._problem or now.error, "settings": now.settings,
+            "within_ms": now.within_ms, "error": now.error, "settings": now.settings,
         }  # fmt: skip
+
+    def follow(self) -> None:
+        """Takes up what the documents ask for, as far as it is here, once they are all there or late."""
+        wish = self._documents.wish
+        if wish is None or not (self._documents.is_whole or self._now_ms() >= self._wait_until_ms):
+            return
+        wish = self._in_force(wish)
+        if wish != self._wish or self._waits:
+            self._wish = wish
+            self._news.set()
 
     async def take(self, data: bytes, group: str | None = None) -> None:
         """Takes a document as it came."""
@@ -105,28 +133,28 @@ class Steering:
         if is_new and group is None:
             self._on_groups(self._documents.groups)
             self._wait_until_ms = self._now_ms() + round(POLICY_WAIT_S * 1000)
-            asyncio.get_running_loop().call_later(POLICY_WAIT_S, self._follow)
+            asyncio.get_running_loop().call_later(POLICY_WAIT_S, self.follow)
         if is_new:
-            self._follow()
+            self.follow()
+        elif group is None and self._documents.knows(data) and self._is_following:
+            self.report()  # who sends it again has not heard that it is here
+
+    @property
+    def _is_following(self) -> bool:
+        """Whether the report names the newest wish."""
+        wish = self._documents.wish
+        return wish is not None and self._report().rev >= wish.rev
 
     async def run(self) -> None:
         """Goes on where the last run ended, and follows every wish, until cancelled."""
         await self._move(restarted(self._now, self._now_ms()))
-        self._follow()
+        self.follow()
         while True:
             try:
                 await self._advance()
             except Exception as error:  # noqa: BLE001  # whatever it is, this node must go on being steered
                 log.error("cannot follow the desired state", **describe(error))
                 await asyncio.sleep(STORE_RETRY_S)
-
-    def _follow(self) -> None:
-        """Takes up what the documents ask for, once they are all there or late."""
-        wish = self._documents.wish
-        is_complete = self._documents.is_whole or self._now_ms() >= self._wait_until_ms
-        if is_complete and wish != self._wish:
-            self._wish = wish
-            self._news.set()
 
     async def _advance(self) -> None:
         self._news.clear()
@@ -140,6 +168,10 @@ class Steering:
                 await self._news.wait()
             case Plan(goal=goal):
                 await self._move(planned(self._now, goal, plan(goal, self._present(), self._running()), at_ms))
+            case Do(step=Activate()) if self._is_exchanging():
+                self._waits = True
+                await self._news.wait()
+                self._waits = False
             case Do(step=step):
                 await self._do(step)
 

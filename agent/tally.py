@@ -1,8 +1,9 @@
 """Counts of what became of requests, per model and adapter, until they are sent as telemetry. No clock, no I/O."""
 
 from contract.answers import Final, Timings, Usage
+from contract.errors import Refused
 from contract.histogram import Histogram, encode
-from contract.status import Status
+from contract.quota import CODE
 from contract.telemetry import FOLDED, InferRow, outcome_of
 
 
@@ -30,9 +31,10 @@ class Tally:
         """So many requests wait for a model."""
         self._queue_max[model] = max(num_waiting, self._queue_max.get(model, 0))
 
-    def refused(self, status: Status) -> None:
+    def refused(self, no: Refused) -> None:
         """A request was refused before a model was chosen for it, or by the model that was."""
-        self._of(FOLDED, None).add(outcome_of(status))
+        # Who asks for more than it may does not show that the node has too much to do.
+        self._of(FOLDED, None).add("refused" if no.code == CODE else outcome_of(no.status))
 
     def ended(self, model: str, adapter: str | None, final: Final, *, adapter_was_here: bool | None) -> None:
         """A request that was taken has ended; None: it did not come as far as needing its adapter."""

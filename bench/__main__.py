@@ -10,7 +10,9 @@ from pathlib import Path
 
 from bench.report import Report
 
-NAMES = ("adapters", "engine", "fleet", "footprint", "mqtt", "tasks")
+NAMES = (
+    "adapters", "delivery", "engine", "fleet", "footprint", "gate", "http", "mqtt", "rollouts", "router", "tasks",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from typing import Any, cast
 import msgspec
 
 from contract import topics
-from contract.presence import Card, Hardware, ModelInfo, NodeState, Speed
+from contract.presence import Card, Hardware, ModelInfo, NodeState, Speed, report_mark
 from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S, Reported
 from contract.telemetry import SysRow, pack_sys
 
@@ -61,6 +61,7 @@ class SimulatedNode(asyncio.Protocol):
         self.num_sent = 0
         self.is_frozen = False
         self.is_leaving = False
+        self._last_report = b""
         self._run = f"r-{number}"
         self._transport: asyncio.Transport | None = None
         self._received = b""
@@ -166,10 +167,12 @@ class SimulatedNode(asyncio.Protocol):
 
     def _report(self) -> None:
         report = Reported(rev=0, phase="idle", active="smol@1", settings={"log.level": "info", "limits.queue": 64})
-        self._publish(self._reported, msgspec.json.encode(report), qos=1, retain=True)
+        self._last_report = msgspec.json.encode(report)
+        self._publish(self._reported, self._last_report, qos=1, retain=True)
 
     def _beat(self) -> None:
-        self._report()
+        status = NodeState("online", self._sess, round(time.time() * 1000), report_mark(self._last_report))
+        self._publish(self._status, msgspec.json.encode(status), qos=0, retain=True)
         pause_s = HEARTBEAT_S * random.uniform(1 - HEARTBEAT_JITTER, 1 + HEARTBEAT_JITTER)
         self._timers[1] = asyncio.get_running_loop().call_later(pause_s, self._beat)
 

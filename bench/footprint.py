@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from agent.models import DEFAULT_FILE
+from bench import enrolled
 from bench.report import RUNS, Report
 from tests.fakes.client import IotClient
 from tests.fakes.mosquitto import Mosquitto
@@ -51,6 +52,7 @@ def run(report: Report, *, quick: bool) -> None:
     report.add("agent_idle_cpu_percent", "daemon's processor time while idle, of one core", "%", cpu, 0.5)
     report.add("agent_ready_s", "start to online, less loading the model", "s", ready, 1.5)
     report.add("recovery_s", "kill -9 of the engine to the next first token, less loading", "s", recovery, 1.0)
+    enrolled.run(report, MODEL.resolve(), _idle_cpu_percent, quick=quick)
     report.add("model_load_s", "loading the model", "s", load)
 
 

@@ -3,6 +3,7 @@
 Brüggemann-Klein, Wood: One-Unambiguous Regular Languages, 1998.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -87,6 +88,23 @@ class Automaton:
                 return False
             following = self._follow[place]
         return place in whole.last if text else whole.empty
+
+    def finder(self, node: Node) -> Callable[[str, int, int], int]:
+        """A function of a text, a place in it and a length: how many characters from there on fit, at most so many."""
+        whole = self._span(node)
+
+        def longest(text: str, at: int, most: int) -> int:
+            found, following = 0, set(whole.first)
+            for length, char in enumerate(map(ord, text[at : at + most]), 1):
+                place = next((p for p in following if any(a <= char <= b for a, b in self._chars[p].ranges)), -1)
+                if place < 0:
+                    break
+                following = self._follow[place]
+                if place in whole.last:
+                    found = length
+            return found
+
+        return longest
 
     def _span(self, node: Node) -> _Span:
         match node:

@@ -16,6 +16,8 @@ from contract.requests import Id
 CA_PATH = "/v1/ca"
 ENROL_PATH = "/v1/enroll"
 RENEW_PATH = "/v1/renew"
+# Not of enrolment, but for who has enrolled: a request for the cloud, as on the topic `CloudRequest`.
+CLOUD_PATH = "/v1/cloud"
 
 DAY_MS = 24 * 3600 * 1000
 CERTIFICATE_LIFE_MS = 7 * DAY_MS
@@ -49,6 +51,9 @@ class Issued(Struct, frozen=True, kw_only=True):
     signing_keys: Annotated[
         list[SigningKey], Meta(description="Whose signatures count on desired state; all of them, others no more.")
     ] = []
+    releases_root: Annotated[
+        str | None, Meta(description="TUF root metadata, JSON: whose signatures count on releases. For nodes.")
+    ] = None
 
 
 class Reason(Struct, frozen=True):

@@ -36,6 +36,7 @@ MAX_SEGMENTS = 32_768  # a file of 64 GiB in whole segments takes half of them
 MAX_SEGMENT_NAME_CHARS = 320  # a metadata key has up to 256
 MAX_SOURCES = 8
 MAX_RELEASE_FILE_BYTES = 64 * 1024**3
+MAX_HAVE_FILES = 32  # files of which a node tells its neighbours
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MAX_CHAT_TEMPLATE_CHARS = 256 * 1024
 MAX_GOLDEN_PROMPTS = 64

@@ -4,9 +4,9 @@ import msgspec
 
 from contract import topics
 from contract.answers import Accepted, Delta, Final
-from contract.presence import Card, ControllerState, Have, NodeState
+from contract.presence import Card, ControllerState, Have, Load, NodeState
 from contract.requests import Cancel, Request
-from contract.steering import Command, Desired, Event, Policy, Reported, Rollout, Signed, Telemetry
+from contract.steering import Command, Desired, Event, Policy, Quota, Reported, Rollout, Signed, Telemetry
 
 # A plain prompt and its answer are text and have no message; `PlainAnswer` is therefore empty.
 ON_TOPIC: dict[type[topics.Topic], tuple[type[msgspec.Struct], ...]] = {
@@ -22,10 +22,15 @@ ON_TOPIC: dict[type[topics.Topic], tuple[type[msgspec.Struct], ...]] = {
     topics.NodeDesired: (Signed,),
     topics.NodeReported: (Reported,),
     topics.GroupPolicy: (Signed,),
+    topics.ClientQuota: (Signed,),
     topics.NodeCommand: (Command,),
     topics.NodeEvent: (Event,),
     topics.NodeTelemetry: (Telemetry,),
     topics.NodeHave: (Have,),
+    topics.NodeLoad: (Load,),
+    topics.CloudRequest: (Request,),
+    topics.CloudDelta: (Delta,),
+    topics.CloudFinal: (Final,),
     topics.ControllerStatus: (ControllerState,),
     topics.RolloutSummary: (Rollout,),
 }
@@ -34,6 +39,7 @@ ON_TOPIC: dict[type[topics.Topic], tuple[type[msgspec.Struct], ...]] = {
 SIGNED: dict[type[topics.Topic], type[msgspec.Struct]] = {
     topics.NodeDesired: Desired,
     topics.GroupPolicy: Policy,
+    topics.ClientQuota: Quota,
 }
 
 ALL: tuple[type[msgspec.Struct], ...] = tuple(

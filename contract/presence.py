@@ -1,21 +1,35 @@
 """What a node and the controller say about themselves: presence, card, what a node can serve."""
 
+import hashlib
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from contract.limits import MAX_HAVE_FILES
 from contract.numbers import Amount, Count
+from contract.release import Sha256
 from contract.requests import Task
+
+MAX_LISTED = 256  # models, or adapters, that a node tells its neighbours of
 
 State = Literal["online", "draining", "degraded", "offline", "lost"]
 
 
-class NodeState(Struct, frozen=True):
+class NodeState(Struct, frozen=True, omit_defaults=True):
     """Presence. `sess` grows with every connection, so a will of an older one (lower `sess`) is ignored."""
 
     s: State
     sess: Count
     ts: Annotated[Count, Meta(description="ms since 1970 on the node's clock")]
+    report: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="In a heartbeat: `report_mark` of the node's last report."),
+    ] = None
+
+
+def report_mark(report: bytes) -> str:
+    """By which a controller knows whether it has heard a report: the beginning of the SHA-256 of its bytes."""
+    return hashlib.sha256(report).hexdigest()[:8]
 
 
 class Hardware(Struct, frozen=True):
@@ -78,11 +92,30 @@ class Card(Struct, frozen=True, kw_only=True):
 
 
 class Have(Struct, frozen=True):
-    """Where neighbours on the site can fetch segments that this node holds."""
+    """Where neighbours on the site can fetch segments that this node holds, and of which files: their digests.
+
+    `certificate` is the only one that this node shows, in DER form and hex, as a server and as a client: who wrote this
+    topic is whom the broker let in.
+    """
 
     site: str
-    url: str
-    segments: list[str]
+    url: Annotated[str, Meta(max_length=128)]
+    certificate: Annotated[str, Meta(max_length=8192)]
+    files: Annotated[list[Sha256], Meta(max_length=MAX_HAVE_FILES)]
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """How soon a node could answer, for its neighbours: what stands before a new request, and how fast it is."""
+
+    ts: Count
+    wait_ms: Annotated[Count, Meta(description="Until a new request would begin, as the node predicts it.")]
+    prefill_tok_s: Amount
+    decode_tok_s: Amount
+    context_tokens: Count
+    models: Annotated[
+        list[str], Meta(max_length=MAX_LISTED, description="`name@version`; the first answers requests without one.")
+    ]
+    adapters: Annotated[list[str], Meta(max_length=MAX_LISTED, description="`name@version`, for the first model.")] = []
 
 
 class ControllerState(Struct, frozen=True):

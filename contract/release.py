@@ -12,7 +12,6 @@ What holds for every `Release` that `decode_release` returns:
 - One digest has one size.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,15 +20,22 @@ from msgspec import Meta, Struct
 from contract import limits
 from contract.ids import END
 from contract.json_schema import check_schema
+from contract.pattern import parse_pattern
 from contract.requests import Id, Message, ResponseFormat, Stop
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}" + END)]
 Version = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}" + END)]
+Word = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,62}" + END)]
+License = Annotated[str, Meta(min_length=1, max_length=128, description="An SPDX expression.")]
+MemoryBytes = Annotated[
+    int, Meta(ge=0, le=2**40, description="What the release takes in a node's memory, file and work together.")
+]
 Expected = Annotated[str, Meta(min_length=1, max_length=limits.MAX_EXPECTED_CHARS)]
 SegmentBytes = Annotated[int, Meta(ge=1, le=limits.MAX_SEGMENT_BYTES)]
 FileBytes = Annotated[int, Meta(ge=1, le=limits.MAX_RELEASE_FILE_BYTES)]
 
 Encoding = Literal["full", "zstd", "xor+zstd"]
+Kind = Literal["model", "adapter"]
 
 
 class BadRelease(ValueError):
@@ -101,15 +107,15 @@ class Contains(Struct, frozen=True, tag_field="kind", tag="contains"):
 
 
 class Matches(Struct, frozen=True, tag_field="kind", tag="regex"):
-    """This regular expression is found in the answer."""
+    """The whole answer, its white space as single spaces, fits this pattern, one of those that a node can judge."""
 
-    pattern: Expected
+    pattern: Annotated[str, Meta(min_length=1, max_length=limits.MAX_SCHEMA_PATTERN_CHARS)]
 
     def __post_init__(self) -> None:
         try:
-            re.compile(self.pattern)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"{self.pattern!r} is no regular expression: {error}") from None
+            parse_pattern(self.pattern)
+        except ValueError as error:
+            raise ValueError(f"the pattern {self.pattern!r} {error}") from None
 
 
 class Fits(Struct, frozen=True, tag_field="kind", tag="json_schema"):
@@ -156,27 +162,43 @@ class Perplexity(Struct, frozen=True):
     ceiling: Annotated[float, Meta(gt=1, le=1e6)]
 
 
-class Release(Struct, frozen=True, kw_only=True):
-    """The manifest of a release."""
+class Requires(Struct, frozen=True, kw_only=True):
+    """What a node must be like. Empty or None: it does not matter.
 
-    name: Id
-    version: Version
-    kind: Literal["model", "adapter"]
-    file: File
-    segments: Annotated[list[Segment], Meta(min_length=1, max_length=limits.MAX_SEGMENTS)]
-    base_sha256: Annotated[Sha256, Meta(description="The model file that an adapter was made for.")] | None = None
-    license: Annotated[str, Meta(min_length=1, max_length=128, description="An SPDX expression.")]
+    `architecture` is the model's, as GGUF names it ("llama"). `machines` are words of `uname -m`, of which the node is
+    one; `features` are flags of /proc/cpuinfo, of which its processor has all.
+    """
+
+    architecture: Word | None = None
+    machines: Annotated[list[Word], Meta(max_length=16)] = []
+    features: Annotated[list[Word], Meta(max_length=64)] = []
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What a publisher says of a file, and a node goes by. None: nothing is said."""
+
+    requires: Requires = Requires()
     chat_template: Annotated[str, Meta(min_length=1, max_length=limits.MAX_CHAT_TEMPLATE_CHARS)] | None = None
     sampling: Sampling = Sampling()
     context_tokens: Annotated[int, Meta(ge=1, le=2**24)] | None = None
-    memory_bytes: Annotated[
-        int, Meta(ge=0, le=2**40, description="What the release takes in a node's memory, file and work together.")
-    ]
     golden: Annotated[list[GoldenPrompt], Meta(max_length=limits.MAX_GOLDEN_PROMPTS)] = []
     perplexity: Perplexity | None = None
     min_speed: (
         Annotated[float, Meta(gt=0, le=1, description="Tokens a second, as a part of what the node did before.")] | None
     ) = None
+
+
+class Release(Facts, frozen=True, kw_only=True):
+    """The manifest of a release."""
+
+    name: Id
+    version: Version
+    kind: Kind
+    file: File
+    segments: Annotated[list[Segment], Meta(min_length=1, max_length=limits.MAX_SEGMENTS)]
+    base_sha256: Annotated[Sha256, Meta(description="The model file that an adapter was made for.")] | None = None
+    license: License
+    memory_bytes: MemoryBytes
 
     def __post_init__(self) -> None:
         if (self.kind == "adapter") != (self.base_sha256 is not None):
@@ -193,6 +215,12 @@ class Release(Struct, frozen=True, kw_only=True):
     def reference(self) -> str:
         """`name@version`."""
         return f"{self.name}@{self.version}"
+
+
+def target_path(reference: str) -> str:
+    """What TUF metadata calls the manifest of `name@version`."""
+    name, _, version = reference.partition("@")
+    return f"{name}/{version}.json"
 
 
 def object_path(sha256: str) -> str:

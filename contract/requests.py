@@ -31,6 +31,9 @@ Text = Annotated[str, Meta(max_length=limits.MAX_PAYLOAD_BYTES)]
 Role = Literal["system", "user", "assistant", "tool"]
 Task = Literal["generate", "embed"]
 Activation = Literal["prompt", "user"]
+# Why a request is not simply answered by the node that has it: no such model, adapter or task; longer than the context;
+# too late by the prediction; no engine, or too hot; its answer would probably be wrong.
+Reason = Literal["capability", "context", "queue", "health", "confidence"]
 FormatType = Literal["text", "json_object", "json_schema"]
 
 
@@ -65,7 +68,18 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     json_schema: NamedSchema | None = None
 
 
+class Handed(msgspec.Struct, frozen=True):
+    """Set by a node that hands a request on: for whom, and why. A request that has it is not handed on again."""
+
+    client: Id
+    why: Reason
+
+
 Stop = Annotated[str, Meta(min_length=1, max_length=limits.MAX_STOP_CHARS)]
+
+
+# What of a request holds somebody's words.
+TEXT_FIELDS = ("messages", "prompt", "input", "stop", "response_format")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +119,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     privacy: Privacy | None = None
     conversation: Id | None = None
     reply_to: Annotated[str, Meta(min_length=1, max_length=limits.MAX_TOPIC_BYTES)] | None = None
+    handed: Handed | None = None
 
     @property
     def turns(self) -> list[tuple[str, str]]:
@@ -131,12 +146,20 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return form.json_schema.schema if form.type == "json_schema" and form.json_schema else {"type": "object"}
 
+    @property
+    def texts_sha256(self) -> str:
+        """SHA-256 in hex of all that somebody wrote in it: what is recorded of a request in place of its texts."""
+        plain = msgspec.to_builtins(self, str_keys=True)
+        return hashlib.sha256(
+            msgspec.json.encode([plain[name] for name in TEXT_FIELDS], order="deterministic")
+        ).hexdigest()
+
     def digest(self) -> bytes:
         """32 bytes that are equal for two sendings of the same question.
 
-        Left out is what a retry may change: the id, the deadline and where the answer goes.
+        Left out is what a retry may change: the id, the deadline, where the answer goes, and why it was handed on.
         """
-        same = msgspec.structs.replace(self, id=None, exp=None, ttl_ms=None, reply_to=None)
+        same = msgspec.structs.replace(self, id=None, exp=None, ttl_ms=None, reply_to=None, handed=None)
         # A deterministic order exists for text keys only, and those of `logit_bias` are numbers.
         plain = msgspec.to_builtins(same, str_keys=True)
         return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).digest()
@@ -228,6 +251,7 @@ _CHOICES = {
         "type": FormatType,
         "privacy": Privacy,
         "activation": Activation,
+        "why": Reason,
     }.items()
 }
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")

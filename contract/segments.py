@@ -39,7 +39,7 @@ def pack(content: bytes, base: bytes | None = None) -> tuple[Source, bytes]:
     return Source("full", sha256_of(content), len(content)), content
 
 
-def unpack(segment: Segment, source: Source, data: bytes, base: bytes | None = None) -> bytes:
+def unpack(segment: Segment, source: Source, data: bytes | bytearray, base: bytes | None = None) -> bytes | bytearray:
     """The segment, made from the bytes of one of its sources, and from the segment `source.base` if there is one.
 
     Raises:
@@ -75,7 +75,7 @@ def xor(one: bytes, other: bytes) -> bytes:
     return bytes(made)
 
 
-def sha256_of(data: bytes) -> str:
+def sha256_of(data: bytes | bytearray) -> str:
     """A digest as manifests have it."""
     return hashlib.sha256(data).hexdigest()
 
@@ -86,7 +86,7 @@ def _compressor() -> "zstandard.ZstdCompressor":
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
 
-def _decompress(segment: Segment, source: Source, data: bytes) -> bytes:
+def _decompress(segment: Segment, source: Source, data: bytes | bytearray) -> bytes:
     import zstandard
 
     try:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from contract.ids import END
 from contract.limits import MAX_TTL_MS
 from contract.requests import Privacy
 
@@ -17,6 +18,16 @@ QueueLength = Annotated[int, Meta(ge=1, le=10_000)]
 Ttl = Annotated[int, Meta(ge=1, le=MAX_TTL_MS)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 TelemetryLevel = Literal["off", "low", "normal", "high"]
+SourceUrl = Annotated[str, Meta(pattern=r"^https?://[^\s?#@]+" + END, max_length=512)]
+SourceUrls = Annotated[list[SourceUrl], Meta(max_length=8)]
+RateKib = Annotated[int, Meta(ge=0, le=2**24)]
+BudgetMib = Annotated[int, Meta(ge=0, le=2**24)]
+_DAY = "(mon|tue|wed|thu|fri|sat|sun)"
+_TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
+# As in "sat,sun 22:00-06:00 Europe/Berlin"; the days on which it begins and the zone may be left out.
+Window = Annotated[str, Meta(pattern=f"^({_DAY}(,{_DAY})* )?{_TIME}-{_TIME}( [A-Za-z0-9_+/-]{{1,64}})?" + END)]
+Windows = Annotated[list[Window], Meta(max_length=16)]
+OnMetered = Literal["never", "adapters", "always"]
 
 SETTINGS: dict[str, Any] = {
     "limits.queue": QueueLength,
@@ -25,6 +36,12 @@ SETTINGS: dict[str, Any] = {
     "privacy.default": Privacy,
     "log.level": LogLevel,
     "telemetry.level": TelemetryLevel,
+    "updates.sources": SourceUrls,
+    "updates.rate_kib_s": RateKib,
+    "updates.budget_mib_day": BudgetMib,
+    "updates.window": Windows,
+    "updates.on_metered": OnMetered,
+    "updates.neighbours": bool,
 }
 
 

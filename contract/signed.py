@@ -1,7 +1,7 @@
 """Signed documents: what the controller wishes, in a form that a node can check with nothing but a public key.
 
-A document (`Desired`, `Policy`) travels as `Signed`: its JSON text and Ed25519 signatures over exactly the bytes of
-that text. Pure: bytes, keys and times in; a document or a `Refusal` out.
+A document (`Desired`, `Policy`, `Quota`) travels as `Signed`: its JSON text and Ed25519 signatures over exactly the
+bytes of that text. Pure: bytes, keys and times in; a document or a `Refusal` out.
 
 What always holds:
 
@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from contract.limits import MAX_DOCUMENT_BYTES
-from contract.steering import Desired, Policy, Signature, Signed
+from contract.steering import Desired, Policy, Quota, Signature, Signed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,7 +32,7 @@ TOLERANCE_MS = 24 * 3600 * 1000
 
 KEY_ID_DIGITS = 32
 
-Document = TypeVar("Document", Desired, Policy)
+Document = TypeVar("Document", Desired, Policy, Quota)
 
 RefusalEvent = Literal[
     "document_oversize", "document_malformed", "document_key_unknown", "document_key_revoked", "document_forged",
@@ -82,7 +82,7 @@ def key_id(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()[:KEY_ID_DIGITS]
 
 
-def sign(document: Desired | Policy, keys: Sequence["Ed25519PrivateKey"]) -> bytes:
+def sign(document: Desired | Policy | Quota, keys: Sequence["Ed25519PrivateKey"]) -> bytes:
     """The signed document as it goes on the wire. The same document and keys give the same bytes.
 
     During a change of keys both sign, so that nodes that do not know the new one yet still follow.
@@ -104,7 +104,7 @@ def verify(
     Args:
         data: the payload as it came.
         kind: what the topic carries.
-        addressee: the node's own id for `Desired`, for `Policy` the group that the topic names.
+        addressee: the node's own id for `Desired`; for the others the group or client that the topic names.
         last: what was accepted last for this addressee.
         trust: the keys that count.
         time: as well as it is known.
@@ -152,10 +152,11 @@ def _check_signatures(text: bytes, signatures: Sequence[Signature], trust: Trust
     return None
 
 
-def _judge(document: Desired | Policy, mark: Mark, addressee: str, last: Mark | None, time: Time) -> Refusal | None:
+def _judge(
+    document: Desired | Policy | Quota, mark: Mark, addressee: str, last: Mark | None, time: Time
+) -> Refusal | None:
     """What speaks against a document that is genuine."""
-    meant = document.node if isinstance(document, Desired) else document.group
-    if meant != addressee:
+    if (meant := _addressee(document)) != addressee:
         return _refuse("document_misaddressed", f"it is for {meant!r}, not for {addressee!r}")
     if last and mark.rev < last.rev:
         return _refuse("document_outdated", f"revision {mark.rev} is older than {last.rev}, which was accepted")
@@ -168,6 +169,16 @@ def _judge(document: Desired | Policy, mark: Mark, addressee: str, last: Mark | 
     if time.is_credible and ahead_ms > TOLERANCE_MS:
         return _refuse("document_from_future", f"it was issued {ahead_ms} ms ahead of {clock}")
     return None
+
+
+def _addressee(document: Desired | Policy | Quota) -> str:
+    match document:
+        case Desired():
+            return document.node
+        case Policy():
+            return document.group
+        case Quota():
+            return document.client
 
 
 def _refuse(event: RefusalEvent, why: str) -> Refusal:

@@ -13,8 +13,8 @@ Phase = Literal[
 ]  # fmt: skip
 
 
-# A node says at least this often where it is, give or take a tenth, so that a fleet does not speak all at once. Reports
-# of half a kilobyte with all headers make 4 MB a month.
+# A node says at least this often that it is there, give or take a tenth, so that a fleet does not speak all at once. It
+# does so with its presence: a report is four times as long, and comes when the last one is not true any more.
 HEARTBEAT_S = 300
 HEARTBEAT_JITTER = 0.1
 
@@ -62,11 +62,23 @@ class Policy(Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
 
 
+class Quota(Struct, frozen=True, kw_only=True):
+    """The payload of a client's signed quotas: what it may ask of each node; null is no limit."""
+
+    client: str
+    rev: Annotated[int, Meta(ge=1, description="Follows the time, so that nobody has to keep the last one.")]
+    issued: int
+    exp: int
+    requests_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    tokens_per_day: Annotated[int, Meta(ge=1)] | None = None
+
+
 class Reported(Struct, frozen=True, kw_only=True):
     """How far a node is towards its desired state, and what is in force on it.
 
-    A phase that is not an end is over, well or not, after `within_ms`. The node says this at each change and heartbeat,
-    so a controller that sees an older `rev` than it wished for sends the desired state again.
+    A phase that is not an end is over, well or not, after `within_ms`. The node says this at each change and at each
+    connection, and when the desired state that it follows comes again. A controller that at a heartbeat has heard of an
+    older `rev`, or has not heard the last report, sends that.
     """
 
     rev: Count

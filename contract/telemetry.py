@@ -96,9 +96,9 @@ class InferRow(Struct, frozen=True, kw_only=True):
     ok: Annotated[Count, Meta(description="Answers with 200.")] = 0
     unfit: Annotated[Count, Meta(description="422.")] = 0
     late: Annotated[Count, Meta(description="408.")] = 0
-    busy: Annotated[Count, Meta(description="429.")] = 0
+    busy: Annotated[Count, Meta(description="429, but for quotas.")] = 0
     cancelled: Annotated[Count, Meta(description="499.")] = 0
-    refused: Annotated[Count, Meta(description="Other 4xx: the sender's doing.")] = 0
+    refused: Annotated[Count, Meta(description="Other 4xx, and quotas: the sender's doing.")] = 0
     failed: Annotated[Count, Meta(description="5xx: the node's doing.")] = 0
     prompt_tokens: Count = 0
     cached_tokens: Annotated[Count, Meta(description="Of the prompts, that were computed before.")] = 0

@@ -164,6 +164,13 @@ class GroupPolicy(Topic):
 
 
 @dataclass(frozen=True)
+class ClientQuota(Topic):
+    TEMPLATE, WRITER, WHAT = "quota/{client}", "controller", "signed quotas of a client, for the nodes that it asks"
+    RETAINED = True
+    client: str
+
+
+@dataclass(frozen=True)
 class NodeCommand(Topic):
     TEMPLATE, WRITER, WHAT = "node/{node}/cmd", "controller", "a one-shot command"
     node: str
@@ -197,6 +204,36 @@ class NodeHave(Topic):
 
 
 @dataclass(frozen=True)
+class NodeLoad(Topic):
+    TEMPLATE, WRITER, WHAT = "site/{site}/load/{node}", "node", "how soon it could answer, for its neighbours"
+    QOS = 0
+    RETAINED = True
+    site: str
+    node: str
+
+
+@dataclass(frozen=True)
+class CloudRequest(Topic):
+    TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/req", "that node", "a request for the cloud, handed on by a node"
+    node: str
+
+
+@dataclass(frozen=True)
+class CloudDelta(Topic):
+    TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/rx/{id}/delta", "controller", "pieces of text from the cloud"
+    QOS = 0
+    node: str
+    id: str
+
+
+@dataclass(frozen=True)
+class CloudFinal(Topic):
+    TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/rx/{id}/final", "controller", "the cloud's whole answer, or the error"
+    node: str
+    id: str
+
+
+@dataclass(frozen=True)
 class ControllerStatus(Topic):
     TEMPLATE, WRITER, WHAT = "ctl/status", "controller, and its last will", "presence of the controller"
     RETAINED = True
@@ -222,10 +259,15 @@ ALL: tuple[type[Topic], ...] = (
     NodeDesired,
     NodeReported,
     GroupPolicy,
+    ClientQuota,
     NodeCommand,
     NodeEvent,
     NodeTelemetry,
     NodeHave,
+    NodeLoad,
+    CloudRequest,
+    CloudDelta,
+    CloudFinal,
     ControllerStatus,
     RolloutSummary,
 )

@@ -18,6 +18,7 @@ from fleet.folder import ROLES, SETTINGS_FILE, Folder, Settings, open_folder, sy
 from fleet.gateway_login import renew_gateway
 from fleet.mosquitto import CONFIG_FILE, configuration
 from fleet.operators import Operators
+from fleet.releases.opening import begin_releases
 from fleet.rights import CONTROLLER, access_list
 
 TOML = """\
@@ -118,6 +119,7 @@ def _fill(fresh: Path, final: Path, settings: Settings) -> None:
         write_private(broker / f"{role}.acl", access_list(role, settings.fleet).encode())
     write_private(broker / CONFIG_FILE, configuration(final / "broker", settings.broker).encode())
 
+    begin_releases(fresh, settings.releases, lambda: int(now.timestamp() * 1000))
     _record(Folder(fresh, settings), now)
     write_private(fresh / SETTINGS_FILE, _toml(settings).encode())
     for file in fresh.glob("fleet.db*"):

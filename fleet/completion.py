@@ -53,6 +53,7 @@ class ChatRequest(Request, frozen=True, kw_only=True):
     prompt: None = None
     input: None = None
     reply_to: None = None
+    handed: None = None
     task: Literal["generate"] = "generate"
     n: Literal[1] | None = None
     tools: Annotated[list[Any], Meta(max_length=0)] | None = None

@@ -1,7 +1,7 @@
 """The controller: makes the parts, connects them, starts and stops them in order.
 
-start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake
-stop:  HTTPS → schedules → gateway → intake → offline → link → broker → database
+start: database → what is known → broker (for a trial) → lists of who is revoked → HTTPS ∥ link → intake ∥ rollouts
+stop:  HTTPS → schedules → gateway → cloud → intake ∥ rollouts → offline → link → broker → database
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.child_broker import ChildBroker
+from fleet.cloud.lending import Lending
 from fleet.database.store import Database, open_database
 from fleet.enrolment import Enrolment
 from fleet.errors import ControllerError, FleetError, FolderError
@@ -28,15 +29,20 @@ from fleet.gateway import Gateway
 from fleet.gateway_login import renew_gateway
 from fleet.intake import Intake
 from fleet.inventory import Inventory
+from fleet.listening import Listening
 from fleet.logs import describe
+from fleet.mosquitto import complete_rights
 from fleet.operators import Operators
 from fleet.presence import Attendance
 from fleet.readings import Readings
+from fleet.releases.opening import Publishing, open_publishing
 from fleet.retention import Retention
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 from fleet.web.api import Parts, all_endpoints
 from fleet.web.app import make_app
 from fleet.web.enrolment import make_routes
+from fleet.web.release_files import release_files
 from fleet.web.server import WebServer, make_server
 
 log = structlog.get_logger()
@@ -57,6 +63,8 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
         database = open_database(folder.database_url)
         broker = ChildBroker(folder)
         try:
+            if complete_rights(folder):
+                log.info("rights at the broker are those of this version now", folder=str(folder.broker))
             if embedded_broker:
                 await broker.begin()
             await _serve(folder, database, broker)
@@ -66,20 +74,22 @@ async def serve(folder: Folder, *, embedded_broker: bool) -> None:
 
 
 async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> None:
-    enrolment = Enrolment(folder, database, now_ms)
-    operators = Operators(database, now_ms)
     gateway = Gateway(folder)
     attendance = Attendance(folder, now_ms)
-    inventory = Inventory(database, now_ms)
+    inventory = Inventory(database, now_ms, folder.revision_floor)
     inventory.load()
-    steering = Steering(database, inventory, folder.signing_keys(), attendance.post, now_ms)
-    intake = Intake(database, inventory, steering, now_ms)
+    publishing = await asyncio.to_thread(open_publishing, folder, database, now_ms)
+    keys, approves = folder.signing_keys(), publishing.catalogue.approves
+    steering = Steering(database, inventory, keys, attendance.post, now_ms, approves)
+    rollouts = Rollouts(database, inventory, steering, attendance.post, now_ms, approves)
+    enrolment = Enrolment(folder, database, now_ms)
+    lending = Lending(folder, database, attendance.post, now_ms)
+    listener = Listening(Intake(database, inventory, steering, now_ms, lending.desk.take), inventory, steering, now_ms)
     ended = threading.Event()
-    retention = Retention(database, now_ms, ended.is_set)
 
     async def listen() -> None:
         link = await attendance.begin()
-        await asyncio.to_thread(intake.run, link, ended)
+        await asyncio.to_thread(listener.run, link, ended)
 
     def health() -> dict[str, bool]:
         return {"database": _answers(database), "broker": attendance.connected}
@@ -97,25 +107,30 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
         folder,
         database,
         enrolment,
-        operators,
+        Operators(database, now_ms),
         gateway,
         inventory,
         steering,
+        rollouts,
         Forgetting(database, inventory, steering, attendance.post, now_ms),
         Readings(database, now_ms),
+        publishing,
         now_ms,
     )
-    devices = make_routes(enrolment, folder.root_pem)
-    server = make_server(folder, make_app(all_endpoints(parts), operators.authenticate, devices, health))
+    devices = [*make_routes(enrolment, folder.root_pem), release_files(folder.releases), *lending.routes]
+    server = make_server(folder, make_app(all_endpoints(parts), parts.operators.authenticate, devices, health))
     _end_on_signals(server)
     await upkeep()
-    # A machine that slept runs what was due once, late, and says nothing of it.
-    scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
-    scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
-    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
-    scheduler.start()
-    listening = asyncio.create_task(_run_beside(server, "link", listen()))
-    watching = asyncio.create_task(_run_beside(server, "broker", broker.watch()))
+    await _tend_releases(publishing)
+    scheduler = _start_schedules(upkeep, publishing, steering, Retention(database, now_ms, ended.is_set))
+    listening, rolling, watching = (
+        asyncio.create_task(_run_beside(server, part, work))
+        for part, work in (
+            ("link", listen()),
+            ("rollouts", asyncio.to_thread(rollouts.run, ended)),
+            ("broker", broker.watch()),
+        )
+    )
     log.info("serving", fleet=folder.fleet, url=folder.url, folder=str(folder.path))
     try:
         await server.serve()
@@ -126,14 +141,27 @@ async def _serve(folder: Folder, database: Database, broker: ChildBroker) -> Non
     finally:
         scheduler.shutdown(wait=False)
         await gateway.end()
+        await lending.end()
         ended.set()
         watching.cancel()
         if not attendance.has_begun:
             listening.cancel()
-        outcomes = await asyncio.gather(listening, watching, return_exceptions=True)
+        outcomes = await asyncio.gather(listening, rolling, watching, return_exceptions=True)
         await attendance.end()
     log.info("stopped")
     _raise_failure(outcomes)
+
+
+def _start_schedules(
+    upkeep: Callable[[], Awaitable[None]], publishing: Publishing, steering: Steering, retention: Retention
+) -> AsyncIOScheduler:
+    # A machine that slept runs what was due once, late, and says nothing of it.
+    scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
+    scheduler.add_job(upkeep, "interval", seconds=UPKEEP_S)
+    scheduler.add_job(_tend_releases, "interval", (publishing,), seconds=UPKEEP_S)
+    scheduler.add_job(_tend, "interval", (steering, retention), seconds=TEND_S)
+    scheduler.start()
+    return scheduler
 
 
 def _end_on_signals(server: WebServer) -> None:
@@ -162,6 +190,13 @@ async def _run_beside(server: WebServer, part: str, work: Awaitable[None]) -> No
         if isinstance(error, FleetError):
             raise
         raise ControllerError(f"cannot go on: a fault of the controller in its {part}; its log says where") from error
+
+
+async def _tend_releases(publishing: Publishing) -> None:
+    try:
+        await asyncio.to_thread(publishing.tend)
+    except FleetError as error:
+        log.error("releases cannot be renewed", **describe(error))
 
 
 async def _tend(steering: Steering, retention: Retention) -> None:

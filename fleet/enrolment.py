@@ -194,6 +194,7 @@ class Enrolment:
             issued_ms=now_ms,
             expires_ms=now_ms + CERTIFICATE_LIFE_MS,
             signing_keys=self._signing_keys if identity.role == "node" else [],
+            releases_root=self._folder.releases_root if identity.role == "node" else None,
         )
 
 

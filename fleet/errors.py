@@ -51,6 +51,10 @@ class FolderError(FleetError):
     """The controller's machine: its folder, its database or a program it needs cannot be used."""
 
 
+class NoRoomError(FleetError):
+    """The controller's machine: its disk has no room for what would be stored."""
+
+
 class EnrolmentError(FleetError):
     """A device or client, or who speaks for it: it gets no identity, or none any more.
 

@@ -54,6 +54,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     phase: Phase | None = None
     phase_late_s: float = 0.0  # past the end that it promised
     error: str = ""  # of the phase
+    gate_reasons: tuple[str, ...] = ()  # that its gate has against a release
 
     @property
     def is_here(self) -> bool:

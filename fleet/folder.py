@@ -7,8 +7,13 @@
                     nodes), operator.token (an admin's, for commands on this machine), signing.key (desired state),
                     and during a change of that key signing.next.key
     broker/         all that mosquitto reads and writes, and nothing else
+    keys/           keys that sign releases; those of the root, and if one likes of the targets, are to be carried away
+    pending/        metadata of releases that waits for signatures
+    uploads/        files on their way to being published
+    releases/       what nodes and web servers read: metadata/, targets/ (manifests), objects/
+    revision.floor  after `fleet restore`: revisions are above this number
 
-Private files have mode 0600 in folders of mode 0700.
+Private files have mode 0600 in folders of mode 0700. Below releases/ anybody may read.
 """
 
 import os
@@ -22,6 +27,7 @@ from msgspec import Meta
 
 from contract.enrolment import Role
 from contract.requests import Id
+from fleet.cloud.settings import CloudSettings
 from fleet.errors import FolderError
 
 if TYPE_CHECKING:
@@ -33,9 +39,11 @@ DEFAULT_PATH = Path("shoal-fleet")
 ENV_PATH = "SHOAL_FLEET_DIR"
 SETTINGS_FILE = "fleet.toml"
 DATABASE_FILE = "fleet.db"
+FLOOR_FILE = "revision.floor"
 ROLES: tuple[Role, ...] = ("node", "client")
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Days = Annotated[int, Meta(ge=1, le=3650)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,6 +73,19 @@ class DatabaseSection(_Section, frozen=True, kw_only=True):
     url: str = ""
 
 
+class ReleasesSection(_Section, frozen=True, kw_only=True):
+    """How long signatures on releases hold, and to how many earlier releases of a name differences are made.
+
+    What the controller signs is renewed when half of its life is over, so it may be away for the other half.
+    """
+
+    root_days: Days = 365
+    targets_days: Days = 365
+    snapshot_days: Days = 90
+    timestamp_days: Days = 4
+    bases: Annotated[int, Meta(ge=0, le=7)] = 2
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`fleet.toml`."""
 
@@ -72,6 +93,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     https: Https
     broker: BrokerSection
     database: DatabaseSection = DatabaseSection()
+    cloud: CloudSettings = CloudSettings()
+    releases: ReleasesSection = ReleasesSection()
 
 
 @dataclass(frozen=True)
@@ -98,6 +121,14 @@ class Folder:
         return self.settings.database.url or f"sqlite:///{self.path / DATABASE_FILE}"
 
     @property
+    def revision_floor(self) -> int:
+        """Revisions up to this one may have been given out, though the database does not know; 0 without a restore."""
+        try:
+            return int((self.path / FLOOR_FILE).read_text("ascii"))
+        except FileNotFoundError:
+            return 0
+
+    @property
     def broker(self) -> Path:
         """What the broker reads and writes."""
         return self.path / "broker"
@@ -111,6 +142,22 @@ class Folder:
     def operator_token(self) -> Path:
         """The token of an admin, for commands on this machine."""
         return self.path / "controller" / "operator.token"
+
+    @property
+    def releases(self) -> Path:
+        """What nodes and web servers read."""
+        return self.path / "releases"
+
+    @property
+    def releases_root(self) -> str | None:
+        """The newest TUF root; None for a controller that has not served since there are releases."""
+        file = self.releases / "metadata" / "root.json"
+        try:
+            return file.read_text("utf-8")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FolderError(f"cannot read {file}: {error.strerror}; run this as the folder's owner") from error
 
     def port(self, role: Role) -> int:
         """The broker's port for a role."""

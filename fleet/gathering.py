@@ -99,8 +99,14 @@ def _of_report(node: Node, now_ms: int) -> dict[str, Any]:
         late_ms = now_ms - node.reported_ms - reported.within_ms
     return {
         "reported_rev": reported.rev, "phase": reported.phase, "error": reported.error or "",
-        "phase_late_s": max(0, late_ms) / 1000,
+        "phase_late_s": max(0, late_ms) / 1000, "gate_reasons": _reasons(reported.gate),
     }  # fmt: skip
+
+
+def _reasons(gate: dict[str, Any] | None) -> tuple[str, ...]:
+    """What a gate has against a release. What is in `gate` nobody has checked."""
+    found = (gate or {}).get("reasons")
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _of_events(events: list[tuple[int, Event]], node: Node) -> dict[str, Any]:

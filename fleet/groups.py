@@ -36,7 +36,9 @@ class Saved(Struct, frozen=True, kw_only=True):
 class Groups:
     """All groups. One thread writes at a time, any reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, floor: int = 0) -> None:
+        """Revisions up to `floor` may have been given out by a database that was lost."""
+        self._floor = floor
         self._saved: dict[str, Saved] = {}
         self._steering: tuple[tuple[str, Query], ...] = ()
         self._floors: dict[str, int] = {}
@@ -66,7 +68,7 @@ class Groups:
     def next_rev(self, name: str) -> int:
         """A revision that no policy of this group ever had, as far as anything that is left shows."""
         saved = self._saved.get(name)
-        return max(saved.rev if saved else 0, self._floors.get(name, 0)) + 1
+        return max(saved.rev if saved else 0, self._floors.get(name, 0), self._floor) + 1
 
     def last(self, name: str) -> Saved:
         """What is kept of a name, deleted or not; a blank one for a new name."""

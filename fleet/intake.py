@@ -1,12 +1,9 @@
-"""What nodes say comes in here: into memory at once, into the database about once a second in one transaction.
+"""What nodes say comes in here: into memory at once, and into the database with the next `flush`, in one transaction.
 
-The broker forgets a message of QoS 1 when it is in the database, not before: what a controller that dies has heard and
-not written comes again to the next. What comes twice counts once: presence by `sess`, events by `eid`, telemetry by
-`run` and `seq`. A message that cannot be read is counted, logged once per node, and left out.
+What comes twice counts once: presence by `sess`, events by `eid`, telemetry by `run` and `seq`. A message that cannot
+be read is counted, logged once per node, and left out.
 """
 
-import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from contract import topics
 from contract.deadlines import clock_is_set
-from contract.presence import Card, NodeState
+from contract.presence import Card, NodeState, report_mark
 from contract.steering import Desired, Event, Policy, Signed, Telemetry
 from contract.telemetry import KINDS, BadTelemetry, InferRow, SysRow, unpack
 from contract.topics import BadTopic, Topic
@@ -29,9 +26,9 @@ from fleet.database.tables import events, nodes
 from fleet.database.tables import series as series_table
 from fleet.errors import FleetError
 from fleet.inventory import Inventory
-from fleet.link import Incoming, Link
+from fleet.link import Incoming
 from fleet.logs import describe
-from fleet.nodes import RETURN_MS, SETTLE_MS, Machine, Node, read_reported, traits_of
+from fleet.nodes import Machine, Node, read_reported, traits_of
 from fleet.readings import RAW_MS
 from fleet.steering import Steering
 
@@ -44,10 +41,6 @@ MAX_TELEMETRY_BYTES = 16 * 1024
 MAX_EVENT_BYTES = 128 * 1024
 MAX_NAME_CHARS = 64
 
-FLUSH_S = 1.0
-GATHER_S = 0.05  # messages come one by one; waking up for each would cost more than reading it
-MOST = 2000  # messages between two looks at the clock
-
 
 class BadMessage(ValueError):
     """A message that is not what its topic says."""
@@ -56,7 +49,16 @@ class BadMessage(ValueError):
 class Intake:
     """Takes messages and writes them through. For one thread."""
 
-    def __init__(self, database: Database, inventory: Inventory, steering: Steering, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        inventory: Inventory,
+        steering: Steering,
+        now_ms: Callable[[], int],
+        lend: Callable[[str, bytes], object] = lambda _node, _payload: None,
+    ) -> None:
+        """`lend` takes what nodes hand on for a cloud."""
+        self._lend = lend
         self._database = database
         self._inventory = inventory
         self._steering = steering
@@ -68,7 +70,6 @@ class Intake:
         self._events: list[dict[str, Any]] = []
         self._complained: set[str] = set()
         self._allowance = Allowance()
-        self._connected_ms: int | None = None  # None: who is missing since then is known
 
     def take(self, incoming: Incoming) -> None:
         """Takes a message into memory. Never raises."""
@@ -90,6 +91,7 @@ class Intake:
         try:
             self._write()
             self._steering.review()
+            self._steering.quotas.sync()
         except (SQLAlchemyError, FleetError) as error:
             if self._inventory.is_stored:
                 log.error("the database does not take what was heard; trying again", **describe(error))
@@ -97,66 +99,6 @@ class Intake:
             return False
         self._inventory.is_stored = True
         return True
-
-    def begin(self) -> None:
-        """There is a new connection. The broker may have died, and with it nodes that it still has as being there."""
-        self._connected_ms = self._now_ms()
-
-    def miss(self) -> None:
-        """Finds the nodes that should be there and have said nothing since the connection came."""
-        now_ms, since_ms = self._now_ms(), self._connected_ms
-        if since_ms is None or now_ms < since_ms + RETURN_MS:
-            return
-        for node in list(self._inventory.nodes.values()):
-            node.is_missing |= node.is_online and node.spoke_ms < since_ms + SETTLE_MS
-        self._connected_ms = None
-        self._inventory.announce()
-
-    def run(self, link: Link, ended: threading.Event) -> None:
-        """Takes what comes until `ended`, then writes the rest."""
-        num_connections, due, taken = 0, 0.0, list[Incoming]()
-        while not ended.wait(GATHER_S):
-            try:
-                num_connections = self._look(link, num_connections)
-                if self._inventory.is_stored:
-                    new = link.batch(GATHER_S, MOST)
-                    taken += [incoming for incoming in new if incoming.mid]
-                    for incoming in new:
-                        self.take(incoming)
-                    if new:
-                        self._inventory.announce()
-                    self.miss()
-                elif self._connected_ms is not None:
-                    self.begin()  # nobody is heard meanwhile
-                if time.monotonic() >= due:
-                    due = time.monotonic() + FLUSH_S
-                    if self.flush():
-                        link.acknowledge(taken)
-                        taken = []
-            except Exception as error:  # noqa: BLE001  # nothing that a node says may end this; what it was is in the log
-                log.error("the intake failed and goes on", **describe(error))
-        if self.flush():
-            link.acknowledge(taken)
-
-    def _look(self, link: Link, num_connections: int) -> int:
-        """How the connection is. A new one may be to a broker that has lost what was published."""
-        is_new = link.num_connections != num_connections
-        was_down = self._inventory.broker_down_since_ms is not None
-        if link.connected:
-            self._inventory.broker_down_since_ms = None
-        elif not was_down:
-            self._inventory.broker_down_since_ms, self._connected_ms = self._now_ms(), None
-            self._inventory.announce()
-        # A connection may have come, or gone and come back, before anybody looked.
-        has_gone = (is_new or not was_down) if not link.connected else (is_new and num_connections > 0 and not was_down)
-        if has_gone:
-            log.warning("the connection to the broker is lost; trying again", broker=link.broker.address)
-        if is_new:
-            if num_connections:
-                log.info("connected to the broker again", broker=link.broker.address)
-            self.begin()
-            self._steering.resend()
-        return link.num_connections
 
     def _take(self, topic: Topic, payload: bytes, now_ms: int, *, is_old: bool) -> None:
         match topic:
@@ -170,8 +112,12 @@ class Intake:
                 self._take_card(name, payload, now_ms, is_old=is_old)
             case topics.NodeEvent(name, kind):
                 self._take_event(name, kind, payload, now_ms)
+            case topics.CloudRequest(name):
+                self._lend(name, payload)
             case topics.NodeDesired(name) if payload:
                 self._steering.heard_desired(name, _document(payload, Desired).rev)
+            case topics.ClientQuota(client):
+                self._steering.quotas.heard(client, payload)
             case topics.GroupPolicy(group) if payload:
                 self._steering.heard_policy(group, _document(payload, Policy).rev)
             case _:
@@ -182,9 +128,14 @@ class Intake:
             self._forget(name)
             return
         status, node = _decode(_STATUS, payload, MAX_REPORT_BYTES), self._inventory.node(name)
+        before = node.status
         if not node.take_status(status):
             return
-        self._changed.add(name)
+        if before is None or (before.s, before.sess) != (status.s, status.sess):
+            self._changed.add(name)
+        elif not is_old:
+            has_heard = status.report in (None, node.report_mark)
+            self._steering.heard_beat(name, node.reported.rev if node.reported and has_heard else 0)
         if status.s == "lost":  # said by the broker: the node's time is that of its connection
             return
         if not is_old:
@@ -216,6 +167,7 @@ class Intake:
         if reported != node.reported:
             node.reported, node.reported_ms = reported, now_ms
             self._changed.add(name)
+        node.report_mark = report_mark(payload)
         if not is_old:
             node.speak(now_ms)
         self._steering.heard_report(name, reported.rev if reported else 0)

@@ -15,10 +15,11 @@ from contract.presence import Card, NodeState
 from contract.steering import Event, Reported
 from contract.telemetry import InferRow, SysRow, fold
 from fleet.api.nodes import Detail, SeenEvent
-from fleet.api.summary import Summary, Unwell
+from fleet.api.summary import Rolling, Summary, Unwell
 from fleet.causes import causes
 from fleet.database import heard
 from fleet.database.readings import rows_of
+from fleet.database.rollouts import Rollout
 from fleet.database.store import Database
 from fleet.evidence import Evidence
 from fleet.fields import Record
@@ -37,15 +38,17 @@ NUM_EVENTS = 20
 class Inventory:
     """All nodes. `load` it once."""
 
-    def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
+    def __init__(self, database: Database, now_ms: Callable[[], int], revision_floor: int = 0) -> None:
+        """`revision_floor` is the folder's."""
         self._database = database
         self._now_ms = now_ms
-        self.wishes = Wishes()
+        self.wishes = Wishes(revision_floor)
         self.nodes: dict[str, Node] = {}
         self.heard_ms: int | None = None
         self.num_bad_messages = 0
         self.broker_down_since_ms: int | None = now_ms()  # kept by the intake, as are the two above
         self.is_stored = True
+        self.rollouts: tuple[Rollout, ...] = ()  # those under way; kept by `fleet.rollouts`
         self._change = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -149,12 +152,13 @@ class Inventory:
             gaps={kind: series.num_gaps for kind, series in found.series.items()},
             events=[
                 SeenEvent(at_ms, kind, event)
-                for at_ms, kind, text in events
+                for kind, at_ms, text in events
                 if (event := read(text, Event)) is not None
             ],
             sys=found.machine.row if found.machine else None,
             sys_ms=found.machine.at_ms if found.machine else None,
             infer=fold(rows) if rows else None,
+            rollout=next((one.plan.id for one in self.rollouts if node in one.state.nodes), None),
         )
 
     def evidence(self, node: str) -> Evidence:
@@ -184,6 +188,7 @@ class Inventory:
             num_unwell=len(ranked), worst=[self._unwell(node, sites) for _, node in ranked[:NUM_WORST]],
             num_gaps=sum(node.num_gaps for node in nodes), num_bad_messages=self.num_bad_messages,
             broker_down_s=self._broker_down_s(), is_stored=self.is_stored,
+            rollouts=[_rolling(rollout) for rollout in self.rollouts],
         )  # fmt: skip
 
     async def changed(self) -> None:
@@ -213,3 +218,9 @@ class Inventory:
     def _broker_down_s(self) -> float | None:
         since_ms = self.broker_down_since_ms
         return None if since_ms is None else (self._now_ms() - since_ms) / 1000
+
+
+def _rolling(rollout: Rollout) -> Rolling:
+    plan, state = rollout.plan, rollout.state
+    waits = f"{state.wait.cause.value}: {', '.join(state.wait.names[:NUM_WORST])}" if state.wait else ""
+    return Rolling(plan.id, plan.release, state.phase.value, state.wave + 1, rollout.counts, waits)

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 from fleet.errors import FolderError
-from fleet.folder import ROLES, BrokerSection, Folder
+from fleet.folder import ROLES, BrokerSection, Folder, replace_private
+from fleet.rights import completed
 
 CONFIG_FILE = "mosquitto.conf"
 PID_FILE = "mosquitto.pid"
@@ -63,6 +64,31 @@ def configuration(folder: Path, settings: BrokerSection) -> str:
 def find_mosquitto() -> str | None:
     """The path of mosquitto, if it is installed."""
     return shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), *MORE_PATHS]))
+
+
+def complete_rights(folder: Folder) -> bool:
+    """Brings the access lists of a folder that an older version made up to date, and tells the broker.
+
+    Returns:
+        Whether there was something to do.
+
+    Raises:
+        FolderError: a list cannot be read or written, or the broker cannot be told.
+    """
+    changed = False
+    for role in ROLES:
+        file = folder.broker / f"{role}.acl"
+        try:
+            text = file.read_text("utf-8")
+            whole = completed(text, role, folder.fleet)
+            if whole != text:
+                replace_private(file, whole.encode())
+                changed = True
+        except OSError as error:
+            raise FolderError(f"cannot complete {file}: {error.strerror}; run this as the folder's owner") from error
+    if changed:
+        reload(folder)
+    return changed
 
 
 def running_pid(folder: Folder) -> int | None:

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from contract.presence import Card, NodeState, State
 from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S, Reported
 from contract.telemetry import SysRow
-from fleet.causes import DISK_LOW_MIB
 from fleet.evidence import SILENCE_S
 from fleet.fields import Record
+from fleet.rules import DISK_LOW_MIB
 from fleet.series import Series
 
 UNKNOWN: Final = "unknown"  # a card and no status
@@ -49,6 +49,7 @@ class Node(Struct, gc=False, kw_only=True):
     is_missing: bool = False  # it said nothing after a new connection to the broker, which may have died with it
     reported: Reported | None = None
     reported_ms: int = 0
+    report_mark: str = ""
     clock_ahead_ms: int | None = None
     series: dict[str, Series] = {}
     machine: Machine | None = None

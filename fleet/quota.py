@@ -1,41 +1,17 @@
 """What clients may ask for through the gateway: requests in a minute, tokens in a day.
 
-A client that asks nodes over MQTT by itself does not come by here. Requests are counted in memory, so a new start of
-the controller forgets them; tokens in the database. What runs when the tokens of a day are used up goes on to its end.
+A client that asks nodes over MQTT by itself does not come by here: there the nodes count (fleet/client_quotas.py).
+Requests are counted in memory, so a new start of the controller forgets them; tokens in the database. What runs when
+the tokens of a day are used up goes on to its end.
 """
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from msgspec import Struct
-
-from contract.enrolment import DAY_MS
+from contract.quota import Bucket, day_of, next_day_ms, take
 from fleet.database import identities
 from fleet.database.store import Database
-
-MINUTE_MS = 60_000
-
-
-class Bucket(Struct, frozen=True):
-    """Requests that may be made at once. It fills up again evenly, within a minute."""
-
-    left: float
-    at_ms: int
-
-
-def take(bucket: Bucket | None, per_minute: int, now_ms: int) -> tuple[Bucket, int]:
-    """Takes a request out. Pure.
-
-    Returns:
-        The bucket as it is then, and in how many ms there will be one to take; 0 when it was taken now.
-    """
-    left = float(per_minute)
-    if bucket is not None:
-        left = min(left, bucket.left + per_minute * max(0, now_ms - bucket.at_ms) / MINUTE_MS)
-    if left >= 1:
-        return Bucket(left - 1, now_ms), 0
-    return Bucket(left, now_ms), max(1, int((1 - left) * MINUTE_MS / per_minute))
 
 
 @dataclass(frozen=True)
@@ -64,9 +40,9 @@ class QuotaBook:
         now_ms = self._now_ms()
         with self._database.read() as connection:
             quotas = identities.find_quotas(connection, client)
-            num_spent = identities.find_spent(connection, client, now_ms // DAY_MS)
+            num_spent = identities.find_spent(connection, client, day_of(now_ms))
         if quotas.tokens_per_day is not None and num_spent >= quotas.tokens_per_day:
-            raise OverQuota(f"{quotas.tokens_per_day} tokens per day", DAY_MS - now_ms % DAY_MS)
+            raise OverQuota(f"{quotas.tokens_per_day} tokens per day", next_day_ms(now_ms))
         if quotas.requests_per_minute is None:
             return
         with self._counting:
@@ -78,4 +54,4 @@ class QuotaBook:
     def spend(self, client: str, num_tokens: int) -> None:
         """Counts the tokens of an answer."""
         with self._counting, self._database.write() as connection:
-            identities.add_spent(connection, client, self._now_ms() // DAY_MS, num_tokens)
+            identities.add_spent(connection, client, day_of(self._now_ms()), num_tokens)

@@ -1,5 +1,6 @@
 """Telemetry: asking for it. What is older than two days is there by the hour."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
@@ -7,8 +8,10 @@ from sqlalchemy import Connection
 
 from contract import histogram
 from contract.telemetry import KINDS, InferRow, SysRow
+from fleet.api.cost import Took
 from fleet.api.readings import Latency, Metric, Reading
-from fleet.database.readings import all_rows, rows_of
+from fleet.database.cloud import answered_since
+from fleet.database.readings import all_rows, hour_of, rows_of
 from fleet.database.store import Database
 from fleet.database.tables import hourly, telemetry
 from fleet.stored import read, read_all
@@ -50,6 +53,25 @@ class Readings:
             for row in read_all(all_rows(connection, table, "infer", start_ms, end_ms, nodes), InferRow):
                 if counted := getattr(row, metric):
                     yield histogram.decode(counted)
+
+    def took(self, hours: int) -> Took:
+        """What answers of the last hours took."""
+        now_ms = self._now_ms()
+        since_ms, answers, joules = now_ms - hours * HOUR_MS, Counter[str](), dict[str, float]()
+        with self._database.read() as connection:
+            for row in hour_of(connection, "infer", since_ms, now_ms + 1):
+                if counted := read(row.row, InferRow):
+                    answers[row.node] += counted.ok
+            for row in hour_of(connection, "sys", since_ms, now_ms + 1):
+                if (machine := read(row.row, SysRow)) and machine.energy_joules is not None:
+                    joules[row.node] = joules.get(row.node, 0.0) + machine.energy_joules
+            cloud_answers, cloud_nano = answered_since(connection, since_ms)
+        metered = joules.keys() & answers.keys()
+        return Took(
+            num_nodes=len(answers), num_metered=len(metered), answers=answers.total(),
+            metered_answers=sum(answers[node] for node in metered), joules=sum(joules[node] for node in metered),
+            cloud_answers=cloud_answers, cloud_nano=cloud_nano,
+        )  # fmt: skip
 
     def rows(self, node: str, kind: type[Kind], since_ms: int, until_ms: int, limit: int) -> list[Reading[Kind]]:
         """A node's rows of the last two days, the newest first."""

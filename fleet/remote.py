@@ -10,7 +10,7 @@ import msgspec
 
 from contract.enrolment import CA_PATH
 from fleet.api.forms import Refusal
-from fleet.errors import AccessError, ConflictError, ControllerError, FleetError, NotFoundError, UsageError
+from fleet.errors import AccessError, ConflictError, ControllerError, FleetError, NoRoomError, NotFoundError, UsageError
 from fleet.login import Login
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
+_JSON = {"Content-Type": "application/json"}
 _ERRORS: dict[int, type[FleetError]] = {
     400: UsageError, 401: AccessError, 403: AccessError, 404: NotFoundError, 409: ConflictError, 422: UsageError,
+    507: NoRoomError,
 }  # fmt: skip
 
 
@@ -48,8 +50,24 @@ class Controller:
         """Changes something; `more` may hold a `timeout`."""
         if body is None:
             return self._ask(method, path, kind, **more)
-        headers = {"Content-Type": "application/json"}
-        return self._ask(method, path, kind, content=msgspec.json.encode(body), headers=headers, **more)
+        return self._ask(method, path, kind, content=msgspec.json.encode(body), headers=_JSON, **more)
+
+    def upload(self, path: str, kind: type[T], pieces: Iterator[bytes], num_bytes: int) -> T:
+        """Sends a file."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(num_bytes)}
+        return self._ask("PUT", path, kind, content=pieces, headers=headers)
+
+    def download(self, path: str, body: msgspec.Struct | None = None, **parameters: str) -> Iterator[bytes]:
+        """What comes for a request, piece by piece."""
+        request: dict[str, Any] = {"params": parameters}
+        if body is not None:
+            request |= {"content": msgspec.json.encode(body), "headers": _JSON}
+        method = "GET" if body is None else "POST"
+        with self._reaching(), self._client.stream(method, path, **request) as response:
+            if response.status_code != 200:
+                response.read()
+                raise self._refused(response)
+            yield from response.iter_bytes()
 
     def events(self, path: str, kind: type[T]) -> Iterator[T]:
         """The values of a stream of server-sent events, for as long as it lasts."""

@@ -5,7 +5,8 @@ What always holds:
 - A revision is on disk, with its text, before it is signed or published, and is never given out again.
 - A new revision is made only when the content changes, when the document nears its end, or when the database was set
   back, so that nodes know newer ones.
-- What the broker or a node has missed is published again: at each connection, and when a node reports an older one.
+- What the broker or a node has missed is published again: at each connection, and when a node reports an older one, or
+  at its heartbeat has not reported a newer one.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ from contract.steering import Desired, Policy
 from contract.topics import GroupPolicy, NodeDesired, Topic
 from fleet import node_commands
 from fleet.api.steering import CommandOutcome, Group, WishChange, Wished
+from fleet.approval import Approves, check_approved, concerned
+from fleet.client_quotas import ClientQuotas
 from fleet.database.identities import write_audits
 from fleet.database.store import Database
 from fleet.errors import FolderError, NotFoundError, UsageError
@@ -54,6 +57,7 @@ class Steering:
         keys: "Sequence[Ed25519PrivateKey]",
         post: Callable[[Topic, bytes], bool],
         now_ms: Callable[[], int],
+        approves: Approves,
     ) -> None:
         self._database = database
         self._inventory = inventory
@@ -61,10 +65,12 @@ class Steering:
         self._keys = keys
         self._post = post
         self._now_ms = now_ms
-        self._groups = Groups()
+        self._approves = approves
+        self._groups = Groups(inventory.wishes.floor)
         self._lock = threading.RLock()
         self._to_review: set[str] = set()
         self.commands = NodeCommands(post, now_ms)
+        self.quotas = ClientQuotas(database, keys, post, now_ms)
         with database.read() as connection:
             self._groups.load(connection)
 
@@ -76,17 +82,30 @@ class Steering:
         Raises:
             UsageError: a setting does not exist or cannot have this value.
             NotFoundError: there is no such node.
+            ConflictError: a release is not approved, and a node has not got it.
         """
         _check(change)
         unknown = sorted({node for node in nodes if not self._inventory.knows(node)})
         if unknown:
             raise NotFoundError(f"cannot find node {unknown[0]!r}: `fleet nodes` lists those that there are")
+        for node in nodes:
+            check_approved(node, change, self._inventory.record(node), self._approves)
         with self._lock:
             made = [new for node in dict.fromkeys(nodes) if (new := self._changed(node, change)) is not None]
             what = msgspec.json.encode(change).decode()
             self._issue(made, actor, "wish", what)
             fresh = {document.node for document in made}
             return [Wished(node, self._wishes.rev(node) or 0, node in fresh) for node in dict.fromkeys(nodes)]
+
+    def nodes_with(self, release: str) -> list[str]:
+        """The nodes that have a release, or of which it is wished, by name."""
+        found = []
+        for record in self._inventory.records():
+            held = self._wishes.held(record.node)
+            wish = held.document if held else None
+            if concerned(release, record, [*wish.adapters, wish.model or ""] if wish else []):
+                found.append(record.node)
+        return sorted(found)
 
     def groups(self) -> list[Group]:
         """All groups, by name."""
@@ -165,16 +184,28 @@ class Steering:
         await asyncio.to_thread(self._write_audit, actor, f"cmd {op}", node, msgspec.json.encode(args).decode())
         return await self.commands.run(node, op, args, timeout_s, online=self._inventory.is_online(node))
 
+    def make_anew(self, why: str) -> None:
+        """Gives every document and policy a new revision, with the same content."""
+        with self._lock:
+            self._issue([self._again(node, held.document) for node, held in self._wishes.all()], CONTROLLER, why, "")
+            for saved in self._groups.all():
+                if policy := policy_of(saved):
+                    self._set_policy(saved, policy.settings, CONTROLLER, why)
+
     # What follows from what is heard.
 
     def heard_report(self, node: str, rev: int) -> None:
         """A node has reported the revision that it knows."""
+        self.heard_beat(node, rev)
+        if self._wishes.take_floor(node, rev) and self._wishes.held(node) is not None:
+            self._review_later(node)
+
+    def heard_beat(self, node: str, rev: int) -> None:
+        """A node is there, and this is the revision that it has reported; 0: its last report was not heard."""
         held = self._wishes.held(node)
         if held is not None and rev < held.rev:
             with self._lock:  # a newer one may be on its way, and must be the last
                 self._publish([node])
-        elif self._wishes.take_floor(node, rev) and held is not None:
-            self._review_later(node)
 
     def heard_desired(self, node: str, rev: int) -> None:
         """The broker keeps a document of this revision for a node."""
@@ -207,6 +238,7 @@ class Steering:
 
     def resend(self) -> None:
         """Publishes what nodes have not reported yet, and all policies: the broker is another, or was away."""
+        self.quotas.begin()
         with self._lock:
             self._publish(
                 [node for node, held in self._wishes.all() if (self._inventory.reported_rev(node) or 0) < held.rev]

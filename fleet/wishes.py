@@ -30,7 +30,9 @@ class Held(Struct, frozen=True, gc=False):
 class Wishes:
     """The newest document of every node. One thread writes at a time, any reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, floor: int = 0) -> None:
+        """Revisions up to `floor` may have been given out by a database that was lost."""
+        self.floor = floor
         self._held: dict[str, Held] = {}
         self._floors: dict[str, int] = {}  # revisions seen elsewhere that are newer than ours
 
@@ -54,7 +56,7 @@ class Wishes:
 
     def next_rev(self, node: str) -> int:
         """A revision that was never given to a node, as far as anything that is left of it shows."""
-        return max(self.rev(node) or 0, self._floors.get(node, 0)) + 1
+        return max(self.rev(node) or 0, self._floors.get(node, 0), self.floor) + 1
 
     def take_floor(self, node: str, rev: int) -> bool:
         """A revision was seen, on the broker or in a node's report.

@@ -16,6 +16,7 @@ from agent.shelf import Shelf
 from agent.store.adapters import FILE, AdapterStore
 from agent.store.database import Database
 from agent.store.facts import Facts
+from agent.store.releases import Releases
 from contract.ids import ID_RULE, is_id
 
 app = typer.Typer(help="Base models of this device.", no_args_is_help=True)
@@ -120,6 +121,27 @@ def rm(
         print_json({"removed": str(path), "sha256": sha256})
     else:
         print(f"removed {path}")
+
+
+@app.command("pin")
+def pin(release: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A release.")]) -> None:
+    """Keep a model that came as a release on the disk, whatever the budget says."""
+    _pin(release, pinned=True)
+
+
+@app.command("unpin")
+def unpin(release: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A release.")]) -> None:
+    """Let a release go when the budget asks for it."""
+    _pin(release, pinned=False)
+
+
+def _pin(release: str, *, pinned: bool) -> None:
+    database = Database(load_config().state_dir, repair=False)
+    try:
+        if not asyncio.run(Releases(database).pin(release, pinned=pinned)):
+            raise AgentError(f"cannot find the release {release!r}; `shoal-agent models ls` lists models")
+    finally:
+        database.close()
 
 
 @app.command("verify")

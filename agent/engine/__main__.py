@@ -16,6 +16,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from agent.engine import frames
 from agent.engine.adapters import Adapters
 from agent.engine.death import EXIT_FAILED
@@ -38,6 +40,8 @@ def main() -> None:
     send_lock = threading.Lock()
     inbox = Inbox(connection, socket.socket(fileno=int(sys.argv[2])), send_lock)
     load = inbox.first()
+    if cache := os.environ.get("CACHE_DIRECTORY"):  # of the unit; the daemon's folders are not there
+        load = msgspec.structs.replace(load, cache_dir=cache)
     limit_address_space(load.address_space_bytes)
     started = time.monotonic()
     abort = Abort()

@@ -83,7 +83,7 @@ class Embedder:
     def _begin(self, work: Work, arrived: float) -> None:
         if isinstance(work, frames.MakeSlots):
             return
-        if isinstance(work, frames.Generate):
+        if not isinstance(work, frames.Embed):
             self._reject(work.job, Status.INVALID, "task", "cannot generate: this model makes embeddings")
             return
         texts = [self._encoder.tokenize(text, truncate=work.truncate) for text in work.texts]

@@ -15,7 +15,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Daemon to engine, first frame: what to load and how.
 
     `cache_dir` is where the weights in the form that adapter slots need are kept, under the model's digest;
-    `address_space_bytes` is a limit, 0 for none.
+    `address_space_bytes` is a limit, 0 for none; `chat_template` takes the place of the file's own.
     """
 
     file: str
@@ -27,6 +27,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     prefix_cache_bytes: int = 0
     cache_dir: str = ""
     address_space_bytes: int = 0
+    chat_template: str | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +99,28 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
     priority: int = 4
 
 
+class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
+    """Daemon to engine: how probable is this `text`, or this conversation as the chat template has it?
+
+    For an engine that answers nobody: it does nothing else meanwhile. The adapter acts on all of it. `num_decode`
+    tokens are then computed one by one, to see how fast that is.
+    """
+
+    job: int
+    text: str = ""
+    turns: list[tuple[str, str]] = []
+    adapter: str | None = None
+    num_decode: int = 0
+
+
+class Judge(msgspec.Struct, frozen=True, kw_only=True, tag="judge"):
+    """Daemon to engine: does a text fit these JSON schemas?"""
+
+    job: int
+    text: str
+    schemas: list[dict[str, Any]]
+
+
 StopReason = Literal["cancelled", "deadline"]
 
 
@@ -160,6 +183,29 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
     prompt_tokens: int
 
 
+class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
+    """Engine to daemon: `nats` is minus the logarithm of the probability of all tokens that have one before them.
+
+    It is None when a logit is no finite number. `unknown_marks` counts marks such as <|im_end|> that the chat template
+    writes and that are no tokens of their own here; it `lacks_marks` when it writes none of the model's control tokens
+    and the template in the model's file does. `decode_tok_s` is of the faster steps.
+    """
+
+    job: int
+    num_tokens: int
+    nats: float | None
+    unknown_marks: int = 0
+    lacks_marks: bool = False
+    decode_tok_s: float | None = None
+
+
+class Judged(msgspec.Struct, frozen=True, tag="judged"):
+    """Engine to daemon: whether it fits, in the order of the schemas."""
+
+    job: int
+    fits: list[bool]
+
+
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag="rejected"):
     """Engine to daemon: a job cannot be run, with the answer for its sender."""
 
@@ -181,8 +227,8 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
     message: str
 
 
-ToEngine = Load | Adapter | MakeSlots | Forget | Generate | Embed | Cancel | Ping
-OfJob = Tokens | Done | Embedded | Rejected
+ToEngine = Load | Adapter | MakeSlots | Forget | Generate | Embed | Score | Judge | Cancel | Ping
+OfJob = Tokens | Done | Embedded | Scored | Judged | Rejected
 FromEngine = Ready | Slots | OfJob | Pong | Broken
 
 _encoder = msgspec.msgpack.Encoder()

@@ -16,7 +16,7 @@ from agent.engine import frames
 from agent.engine.adapters import Adapters
 from agent.engine.llama import Abort
 
-Work = frames.Generate | frames.Embed | frames.MakeSlots
+Work = frames.Generate | frames.Embed | frames.Score | frames.Judge | frames.MakeSlots
 
 
 class Watched(Protocol):
@@ -83,6 +83,10 @@ class Inbox:
             sequence.stop_reason = self._cancelled.get(sequence.job)
         os.eventfd_write(self._look_again, 1)
 
+    def note_step(self) -> None:
+        """Another step begins."""
+        self.step_started = time.monotonic()
+
     def forget(self, job: int) -> None:
         """The job has ended."""
         with self._lock:
@@ -109,7 +113,7 @@ class Inbox:
 
     def _handle(self, frame: frames.ToEngine) -> None:
         match frame:
-            case frames.Generate() | frames.Embed() | frames.MakeSlots():
+            case frames.Generate() | frames.Embed() | frames.Score() | frames.Judge() | frames.MakeSlots():
                 self._jobs.append((frame, time.monotonic()))
                 self._new_jobs.set()
             case frames.Cancel(job, reason):

@@ -24,8 +24,9 @@ MAX_FILES = 512
 MAX_THREADS = 4096  # where they are counted for this process alone
 OOM_SCORE_STEP = 500  # of 1000: above every process that is not marked itself
 
-# What of the daemon's environment the engine gets: where programs and libraries are, and settings of OpenMP and ggml.
-PASSED = {"HOME", "LANG", "PATH", "TMPDIR", "TZ"}
+# What of its parent's environment the engine gets: where programs, libraries and its cache are, and settings of OpenMP
+# and ggml.
+PASSED = {"CACHE_DIRECTORY", "HOME", "LANG", "PATH", "TMPDIR", "TZ"}
 PASSED_PREFIXES = ("GGML_", "GOMP_", "LC_", "LD_", "LLAMA_", "MALLOC_", "OMP_", "PYTHON")
 
 
@@ -75,6 +76,8 @@ def limit_address_space(limit_bytes: int) -> None:
 
 def _leave_network(libc: ctypes.CDLL) -> bool:
     """Moves to a network of its own, in which there is nothing; root needs no user namespace for that."""
+    if interfaces(Path("/proc/self/net/dev")) <= {"lo"}:  # systemd's PrivateNetwork= was there first
+        return True
     if len(list(Path("/proc/self/task").iterdir())) > 1:  # the others would stay outside
         return False
     if libc.unshare(CLONE_NEWNET) == 0:
@@ -89,6 +92,14 @@ def _leave_network(libc: ctypes.CDLL) -> bool:
     )
     _limit(resource.RLIMIT_NPROC, MAX_THREADS)
     return True
+
+
+def interfaces(dev: Path) -> set[str]:
+    """The network interfaces in a file of the form of /proc/net/dev; one that cannot be read has an unknown one."""
+    try:
+        return {line.partition(":")[0].strip() for line in dev.read_text("utf-8").splitlines()[2:]}
+    except OSError:
+        return {"?"}
 
 
 def _limit(what: int, most: int) -> None:

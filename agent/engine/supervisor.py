@@ -8,12 +8,8 @@ That the child died, and how, is reported through `on_lost`; whether to run agai
 """
 
 import asyncio
-import contextlib
-import os
-import re
-import signal
+import math
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +20,7 @@ import structlog
 
 from agent.engine import frames, ladder
 from agent.engine.death import CRASH_CODES, Death, death_of
-from agent.engine.isolation import environment
+from agent.engine.process import Process, start
 from agent.errors import EngineError
 
 log = structlog.get_logger()
@@ -33,9 +29,8 @@ PING_S = 5.0
 CRASH_WINDOW_S = 60.0
 FREE_CRASHES = 3  # in a window; further ones wait, so that a broken machine is not kept busy with loading
 MAX_PAUSE_S = 60.0
+LATE_S = 60.0  # far more than a busy device needs to come round
 MAX_FAILED_STARTS = 3  # deaths of other causes (killed, no memory) before the flags are blamed all the same
-
-_PLACE = re.compile(rb".*(GGML_ASSERT\(|engine failed: )")
 
 
 class State(Enum):
@@ -60,6 +55,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     start_timeout_s: float
     stall_s: float
     address_space_bytes: int = 0
+    chat_template: str | None = None
+    unit_socket: str = ""  # of the unit that starts engines; empty: they are children of this process
 
 
 class ModelBroken(EngineError):
@@ -90,12 +87,13 @@ class Supervisor:
         self._on_lost = on_lost
         self._on_rung = on_rung
         self._task: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._files: socket.socket | None = None
         self._num_failed_starts = 0
         self._crashes: deque[float] = deque(maxlen=16)
         self._death = Death.ENDED  # of the process before
+        self._due = math.inf  # when the loop that listens to the process must have come round again
         self._changed = asyncio.Event()
         self.state = State.STOPPED
         self.ready: frames.Ready | None = None
@@ -108,6 +106,11 @@ class Supervisor:
     def pid(self) -> int | None:
         """The process id of the engine, when there is one."""
         return self._process.pid if self._process and self._process.returncode is None else None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine is listened to. One that hangs is replaced; should that hang too, only a restart helps."""
+        return time.monotonic() < self._due
 
     @property
     def rung(self) -> ladder.Rung:
@@ -127,8 +130,8 @@ class Supervisor:
 
     def kill(self) -> None:
         """Ends the process, which is then replaced as after a crash."""
-        if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
 
     async def wait_broken(self) -> None:
         """Returns when the engine is broken."""
@@ -171,6 +174,10 @@ class Supervisor:
                 was_ready = await self._serve_one()
             except ModelBroken as broken:
                 self._be_broken(str(broken))
+                return
+            except OSError as error:
+                place = self._plan.unit_socket or "this process"
+                self._be_broken(f"cannot start an engine from {place}: {error}; is shoal-engine.socket running?")
                 return
             self.num_restarts += 1
             if was_ready:
@@ -218,14 +225,8 @@ class Supervisor:
         replaced: Death | None = None
         try:
             with there, their_files:
-                sockets = [there.fileno(), their_files.fileno()]
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "agent.engine", *map(str, sockets), pass_fds=sockets,
-                    stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.DEVNULL, env=environment(os.environ),
-                )  # fmt: skip
+                self._process = await start([there, their_files], self._plan.unit_socket)
             reader, self._writer = await asyncio.open_unix_connection(sock=here)
-            errors = asyncio.create_task(_last_words(self._process.stderr))
             self.send(
                 frames.Load(
                     file=self._plan.file,
@@ -237,6 +238,7 @@ class Supervisor:
                     prefix_cache_bytes=self._plan.prefix_cache_bytes,
                     cache_dir=self._plan.cache_dir,
                     address_space_bytes=self._plan.address_space_bytes,
+                    chat_template=self._plan.chat_template,
                 )
             )
             try:
@@ -244,8 +246,9 @@ class Supervisor:
                 became_ready = self.ready is not None
             finally:
                 self.ready = self.slots = None
-                await self._end_process()
-                last_words = await errors
+                self._process.kill()
+                last_words = await self._process.wait()
+                self._due = math.inf
                 self._death = replaced or death_of(self._process.returncode)
                 if self.state is not State.STOPPED:
                     log.error(
@@ -266,6 +269,7 @@ class Supervisor:
         pinged: float | None = None  # when the first ping went that nothing has answered
         while True:
             limit_s = min(PING_S, self._plan.stall_s / 2) if self.ready else deadline - time.monotonic()
+            self._due = time.monotonic() + limit_s + LATE_S
             try:
                 data = await asyncio.wait_for(reader.read(1 << 16), limit_s)
             except TimeoutError:
@@ -310,34 +314,9 @@ class Supervisor:
                 self._on_frame(frame)
         return True
 
-    async def _end_process(self) -> None:
-        process = self._process
-        if process is not None and process.returncode is None:
-            # Not `process.kill`: it looks for the exit code itself, and would take it away from asyncio.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-            await process.wait()
-
     def _set(self, state: State) -> None:
         if state is not self.state:
             self.state = state
             self._changed.set()
             self._changed = asyncio.Event()
             self._on_state(state)
-
-
-async def _last_words(stream: asyncio.StreamReader | None) -> str:
-    """Reads a stream to its end; returns the last line that names a place in code.
-
-    Other lines are dropped unread: the message of a C++ exception can quote a piece of an answer.
-    """
-    last = b""
-    while stream is not None:
-        try:
-            line = await stream.readline()
-        except ValueError:  # longer than the buffer
-            continue
-        if not line:
-            break
-        last = line.strip() if _PLACE.match(line) else last
-    return last.decode(errors="replace")[:300]

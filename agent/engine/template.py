@@ -46,12 +46,13 @@ class ChatTemplate:
         LoadError: the model's template is none.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, source: str | None = None) -> None:
+        """`source` takes the place of the template in the model's file."""
         self._model = model
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
-        self._source = model.metadata("tokenizer.chat_template") or FALLBACK
+        self._source = source or model.metadata("tokenizer.chat_template") or FALLBACK
         try:
             self._template = environment.from_string(self._source)
         except (TemplateError, RecursionError) as error:
@@ -68,16 +69,7 @@ class ChatTemplate:
             PromptError: the template does not take these turns.
         """
         mark = secrets.token_hex(8)  # so that no text can hold a mark
-        messages: list[dict[str, Any]] = [
-            {"role": role, "content": f"\x02{mark}:{index}\x03"} for index, (role, _) in enumerate(turns)
-        ]
-        try:
-            rendered = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
-        except Exception as error:  # noqa: BLE001  # somebody else's code: it may raise anything, also RecursionError and MemoryError
-            reason = str(error) if isinstance(error, TemplateError) else type(error).__name__
-            raise PromptError(reason[:200]) from None
-        if len(rendered) > MAX_RENDERED_CHARS:
-            raise PromptError("it renders to too long a text")
+        rendered = self._render(turns, mark)
         tokens: list[int] = []
         cuts: list[int] = []
         user = begin = 0
@@ -97,9 +89,35 @@ class ChatTemplate:
             tokens += self._model.tokenize(text, special=False) if text else []
         return Prompt(tokens, cuts, user)
 
+    def words(self, turns: list[tuple[str, str]]) -> str:
+        """What the template itself says around these turns.
+
+        Raises:
+            PromptError: the template does not take them, or leaves one of them out.
+        """
+        mark = secrets.token_hex(8)
+        words = re.split(f"\x02{mark}:(\\d+)\x03", self._render(turns, mark))
+        if {int(number) for number in words[1::2]} != set(range(len(turns))):
+            raise PromptError("it leaves a turn out")
+        return "".join(words[::2])
+
     def mentions(self, piece: bytes) -> bool:
         """Whether the template's source has this text."""
         return piece in self._source.encode()
+
+    def _render(self, turns: list[tuple[str, str]], mark: str) -> str:
+        """The template's text with marks in place of what the turns say."""
+        messages: list[dict[str, Any]] = [
+            {"role": role, "content": f"\x02{mark}:{index}\x03"} for index, (role, _) in enumerate(turns)
+        ]
+        try:
+            rendered = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
+        except Exception as error:  # noqa: BLE001  # somebody else's code: it may raise anything, also RecursionError and MemoryError
+            reason = str(error) if isinstance(error, TemplateError) else type(error).__name__
+            raise PromptError(reason[:200]) from None
+        if len(rendered) > MAX_RENDERED_CHARS:
+            raise PromptError("it renders to too long a text")
+        return rendered
 
 
 def _refuse(message: str) -> NoReturn:

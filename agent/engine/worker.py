@@ -10,13 +10,14 @@ from functools import partial
 from agent.engine import frames
 from agent.engine.adapters import Adapter, Adapters, PlainAdapters
 from agent.engine.canary import canary
-from agent.engine.grammar import SchemaError
+from agent.engine.grammar import SchemaError, fits
 from agent.engine.inbox import Inbox
 from agent.engine.lane import Lane
 from agent.engine.llama import Abort, Context, Model
 from agent.engine.prefix import PrefixStore
 from agent.engine.routing import Routing
 from agent.engine.row import NoChoice
+from agent.engine.scoring import Scorer
 from agent.engine.sequence import Sequence
 from agent.engine.slot_lane import NoSlots, SlotLane, make_slot_lane
 from agent.engine.switch import TurnSwitch
@@ -58,7 +59,7 @@ class Worker:
         self._inbox = inbox
         self._connection = connection
         self._send_lock = send_lock
-        self._template = ChatTemplate(model)
+        self._template = ChatTemplate(model, load.chat_template)
         self._store = PrefixStore(load.prefix_cache_bytes)
         self._plain = Lane(
             partial(make_context, model), load.parallel, TurnSwitch(adapters, PlainAdapters(model)), self._store
@@ -66,6 +67,7 @@ class Worker:
         self.speed = canary(self._plain.context)
         self._slots: SlotLane | None = None
         self._routing = Routing()
+        self._scorer: Scorer | None = None
         self._threads = Threads(load.threads if load.flags["many_threads"] else 1)
         self._out: list[bytes] = []
 
@@ -80,6 +82,9 @@ class Worker:
                     threading.Thread(target=self._make_slots, args=(job.num_slots,), name="slots", daemon=True).start()
                 elif isinstance(job, frames.Embed):
                     self._reject(job.job, Rejection(Status.INVALID, "task", "cannot embed: this model generates text"))
+                elif isinstance(job, frames.Score | frames.Judge):
+                    self._examine(job)
+                    self._flush()
                 else:
                     self._begin(job, arrived)
             self._inbox.step_started = time.monotonic()
@@ -116,6 +121,17 @@ class Worker:
         self._inbox.watch(sequence)
         if sequence.finish_reason:  # the tokens to resume from were already the whole answer
             self._end(sequence)
+
+    def _examine(self, job: frames.Score | frames.Judge) -> None:
+        if isinstance(job, frames.Judge):
+            self._send(frames.Judged(job.job, [fits(schema, job.text) for schema in job.schemas]))
+            return
+        if self._scorer is None:
+            self._scorer = Scorer(self._model, self._template, self._make_context, self._adapters)
+        try:
+            self._send(self._scorer.score(job, self._inbox.note_step))
+        except (ModelError, PromptError) as error:
+            self._reject(job.job, Rejection(Status.INVALID, "score", f"cannot score a text: {error}"))
 
     def _admit(self, job: frames.Generate, arrived: float) -> Sequence:
         unknown = next((t for t in job.sampling.logit_bias if t >= self._model.num_vocab), None)

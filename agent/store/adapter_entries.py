@@ -9,7 +9,8 @@ VERSION_DIGITS = 12
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter under one of its names; `name` is empty for one that nothing names any more.
+    """An adapter under one of its names; `name` is empty for one that nothing names any more, and `name@version` for
+    one that came as a release, of which there may be several versions.
 
     `scores` say how it did in its test on bases, by their digests.
     """
@@ -26,8 +27,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """`name@version`, as answers give it; the version is the digest's beginning."""
-        return f"{self.name}@{self.sha256[:VERSION_DIGITS]}"
+        """`name@version`, as answers give it; the version is the digest's beginning where no release says one."""
+        return self.name if "@" in self.name else f"{self.name}@{self.sha256[:VERSION_DIGITS]}"
 
 
 class NewAdapter(msgspec.Struct, frozen=True, kw_only=True):

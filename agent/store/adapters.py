@@ -24,7 +24,6 @@ from agent.errors import ModelError, NoSpaceError, StoreError
 from agent.eviction import FULL_USES, NotEnoughError
 from agent.store import adapter_room
 from agent.store.adapter_entries import VERSION_DIGITS, Entry, NewAdapter, Sizes, Use
-from agent.store.adapter_migrations import migrations
 from agent.store.database import RESERVE_BYTES, Kind, open_file
 from agent.weights.parts import joined
 
@@ -321,7 +320,7 @@ def _tensor(db: sqlite3.Connection, digest: bytes) -> list[sqlite3.Row]:
 
 ADAPTERS = Kind(
     FILE,
-    migrations,
+    "adapter_migrations",
     # With pages of 16 KiB the file is 1.5 times what is in it, with those of 8 KiB 1.05 times, and reading is as fast
     # with all sizes from 4 to 64 KiB.
     pragmas=("page_size=8192", "auto_vacuum=INCREMENTAL", "foreign_keys=ON", f"journal_size_limit={1 << 20}"),

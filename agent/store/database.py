@@ -10,20 +10,20 @@ Invariants:
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import os
 import queue
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import sqlite_utils
 import structlog
 
 from agent.errors import StoreError
-from agent.store.migrations import migrations
 
 T = TypeVar("T")
 Write = Callable[[sqlite3.Connection], Any]
@@ -35,10 +35,12 @@ RESERVE_BYTES = 16 << 20
 
 
 class Kind(NamedTuple):
-    """What one kind of database file is: its name, its schema, what is set at every opening, how damage is found."""
+    """What one kind of database file is: its name, the module beside this one with its schema, what is set at every
+    opening, how damage is found.
+    """
 
     file: str
-    migrations: sqlite_utils.Migrations
+    migrations: str
     pragmas: tuple[str, ...]
     check: Callable[[sqlite3.Connection], None]
 
@@ -51,7 +53,7 @@ def _quick_check(db: sqlite3.Connection) -> None:
 
 AGENT = Kind(
     FILE,
-    migrations,
+    "migrations",
     # Deleted prompts are overwritten, and a purge gives pages back without rewriting the file.
     pragmas=("secure_delete=FAST",),
     check=_quick_check,
@@ -205,11 +207,22 @@ def _open(path: Path, kind: Kind) -> sqlite3.Connection:
     db = _connect(path, kind)
     try:
         kind.check(db)
-        kind.migrations.apply(sqlite_utils.Database(db))
+        _migrate(db, kind)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _migrate(db: sqlite3.Connection, kind: Kind) -> None:
+    """Brings a database to the current schema. Its `user_version` says by which text of the migrations it was made."""
+    text = Path(__file__).with_name(f"{kind.migrations}.py").read_bytes()
+    version = zlib.crc32(text) & 0x7FFF_FFFF
+    if db.execute("PRAGMA user_version").fetchone()[0] != version:
+        import sqlite_utils  # not before it is needed: loading it is a quarter of a start
+
+        importlib.import_module(f"agent.store.{kind.migrations}").migrations.apply(sqlite_utils.Database(db))
+        db.execute(f"PRAGMA user_version = {version}")
 
 
 def _connect(path: Path, kind: Kind) -> sqlite3.Connection:

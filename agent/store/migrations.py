@@ -79,3 +79,18 @@ def m0003_commands(db: Database) -> None:
         ) STRICT
         """
     )
+
+
+@migrations()
+def m0004_releases(db: Database) -> None:
+    """Manifests of releases that are here or on their way."""
+    db.execute(
+        """
+        CREATE TABLE releases (
+            key INTEGER PRIMARY KEY,
+            reference TEXT NOT NULL UNIQUE, -- name@version
+            manifest BLOB NOT NULL,         -- contract.release.Release as JSON, verified before it came here
+            pinned INTEGER NOT NULL DEFAULT 0
+        ) STRICT
+        """
+    )

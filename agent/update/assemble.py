@@ -52,7 +52,7 @@ class Assembly:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self._fd)
 
-    def put(self, step: Step, data: bytes = b"") -> None:
+    def put(self, step: Step, data: bytes | bytearray = b"") -> None:
         """Makes a step's segment and writes it to its places. `data` is what was fetched from the step's source.
 
         Raises:
@@ -61,6 +61,7 @@ class Assembly:
             DamagedError: what this node holds of it, or what the source is a difference to, is damaged.
             NoSpaceError, StoreError: it cannot be written.
         """
+        content: bytes | bytearray
         if step.source is None:
             content = self._held_segment(step.segment.sha256)
         else:
@@ -117,7 +118,7 @@ class Assembly:
             raise DamagedError(f"cannot go on with {self._path}: the segment {sha256} is not held any more; plan again")
         return read_place(self._held[sha256], sha256)
 
-    def _write(self, content: bytes, offset: int) -> None:
+    def _write(self, content: bytes | bytearray, offset: int) -> None:
         rest = memoryview(content)
         try:
             while rest:

@@ -1,5 +1,6 @@
 """Segments that a node holds: parts of the files of releases that it has."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -8,6 +9,14 @@ from agent.errors import DamagedError
 from agent.update.plan import offsets_of
 from contract.release import Release
 from contract.segments import sha256_of
+
+
+class HeldDamaged(DamagedError):
+    """A held file is not what it was."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Place(Struct, frozen=True):
@@ -29,7 +38,7 @@ def read_place(place: Place, sha256: str) -> bytes:
     """The segment that lies there.
 
     Raises:
-        DamagedError: it does not, any more.
+        HeldDamaged: it does not, any more.
     """
     try:
         with place.path.open("rb") as file:
@@ -43,8 +52,22 @@ def read_place(place: Place, sha256: str) -> bytes:
     return content
 
 
-def _damaged(place: Place, sha256: str, why: str) -> DamagedError:
-    return DamagedError(
+def without_damaged(places: Mapping[str, Place], path: Path) -> dict[str, Place]:
+    """The places without those in the file at `path` where something else lies now. Reads that file."""
+    return {sha256: place for sha256, place in places.items() if place.path != path or _is_intact(place, sha256)}
+
+
+def _is_intact(place: Place, sha256: str) -> bool:
+    try:
+        read_place(place, sha256)
+    except HeldDamaged:
+        return False
+    return True
+
+
+def _damaged(place: Place, sha256: str, why: str) -> HeldDamaged:
+    return HeldDamaged(
         f"cannot use {place.num_bytes} bytes at {place.offset} of {place.path} as the segment {sha256}: {why};"
-        " it has to be fetched instead"
+        " it has to be fetched instead",
+        place.path,
     )

@@ -65,6 +65,11 @@ class Update(Struct, frozen=True, kw_only=True):
         """The release to start with when the agent starts now."""
         return self.last_good if self.state is State.RESTORING else self.active
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether the goal's release has shown on this node that it is bad."""
+        return self.state is State.ROLLED_BACK or (self.state is State.REFUSED and self.gate is not None)
+
 
 class Work(Struct, frozen=True):
     """What is due: that of a state, with a release. Its outcome goes to `ended`; the number tells it from all other."""
@@ -100,17 +105,21 @@ class Troubled(Struct, frozen=True):
     after_ms: int = 0
 
 
+Outcome = Done | Refused | Failed | Troubled
+
+
 def wished(now: Update, goal: Goal, at_ms: int) -> Update:
     """There is a goal. One that is known already, or older, changes nothing.
 
-    A newer revision of what is on its way disturbs nothing, and what is active already is confirmed at once.
+    A newer revision of what is on its way disturbs nothing, what is active already is confirmed at once, and what was
+    judged here is judged: it has to be another release.
     """
     newest = now.next_goal or now.goal
     if goal.rev <= newest.rev:
         return now
     if now.state in EXCHANGING:
         return replace(now, next_goal=goal)
-    if goal.release == now.goal.release and (now.state is State.CONFIRMED or not now.is_over):
+    if goal.release == now.goal.release and (now.state is State.CONFIRMED or not now.is_over or now.is_judged):
         return replace(now, goal=goal)
     return _begun(now, goal, at_ms)
 
@@ -130,7 +139,7 @@ def progressed(now: Update, work: Work, progress: float) -> Update:
     return replace(now, progress=min(1.0, progress), num_vain=0)
 
 
-def ended(now: Update, work: Work, outcome: Done | Refused | Failed | Troubled, at_ms: int, chance: float) -> Update:
+def ended(now: Update, work: Work, outcome: Outcome, at_ms: int, chance: float) -> Update:
     """Work has ended. If it is not what is due, that changes nothing. `chance` is a random number from 0 to 1."""
     if not _is_due(now, work):
         return now
@@ -170,11 +179,18 @@ def crashed(now: Update, at_ms: int) -> Update:
         return now
     recent = (*(crash_ms for crash_ms in now.crashes_ms if at_ms - crash_ms < CRASHES_MS), at_ms)
     now = replace(now, crashes_ms=recent)
-    if len(recent) < MAX_CRASHES or (now.state, Happening.CRASHED) not in TABLE:
+    if len(recent) < MAX_CRASHES:
+        return now
+    minutes = CRASHES_MS // MINUTE_MS
+    return given_up(now, f"cannot keep {now.active}: it crashed {len(recent)} times in {minutes} minutes", at_ms)
+
+
+def given_up(now: Update, why: str, at_ms: int) -> Update:
+    """The release that serves gives way to the last good one, unless models are being exchanged."""
+    if (now.state, Happening.CRASHED) not in TABLE:
         return now
     unfinished = None if now.is_over else now.goal  # it is begun anew afterwards
-    error = f"cannot keep {now.active}: it crashed {len(recent)} times in {CRASHES_MS // MINUTE_MS} minutes"
-    return _happened(replace(now, next_goal=unfinished, error=error), Happening.CRASHED, at_ms)
+    return _happened(replace(now, next_goal=unfinished, error=why), Happening.CRASHED, at_ms)
 
 
 def restarted(now: Update, at_ms: int) -> Update:
@@ -187,7 +203,7 @@ def restarted(now: Update, at_ms: int) -> Update:
 
 
 def reported(now: Update, others: Reported, at_ms: int) -> Reported:
-    """What the node says about itself, with this in place of what `others` says of releases."""
+    """What the node says about itself, with where this is in place of where `others` is."""
     phase: Phase = "switching" if now.state is State.RESTORING else now.state.value
     way = WAY.index(now.state) + now.progress if now.state in WAY else 0.0
     return replace(
@@ -195,8 +211,6 @@ def reported(now: Update, others: Reported, at_ms: int) -> Reported:
         phase=phase,
         progress=1.0 if now.state is State.CONFIRMED else way / len(WAY),
         within_ms=None if now.is_over else max(0, now.deadline_ms - at_ms),
-        active=now.active,
-        last_good=now.last_good,
         gate=now.gate,
         error=now.error,
     )

@@ -76,3 +76,4 @@ class Detail(Struct, frozen=True, kw_only=True):
     sys: SysRow | None = None
     sys_ms: int | None = None
     infer: InferRow | None = None
+    rollout: str | None = None  # which holds it

@@ -13,6 +13,17 @@ class Unwell(Struct, frozen=True):
     summary: str
 
 
+class Rolling(Struct, frozen=True):
+    """A rollout that is under way; `waits` says for what."""
+
+    id: str
+    release: str
+    phase: str
+    wave: int
+    counts: dict[str, int]
+    waits: str
+
+
 class Summary(Struct, frozen=True, kw_only=True):
     """The fleet at one moment. Its data are as old as `heard_ms`, when the last message came.
 
@@ -33,4 +44,5 @@ class Summary(Struct, frozen=True, kw_only=True):
     not_enrolled: list[str] = []  # the first of them
     num_bad_messages: int
     broker_down_s: float | None
+    rollouts: list[Rolling] = []
     is_stored: bool  # whether the database takes what comes

@@ -1,7 +1,6 @@
 """`fleet token create` and `ls`, `fleet client create`, `ls` and `key`, `fleet revoke`."""
 
 import getpass
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 
 from fleet.api.identities import EnrolmentToken, NewClient, NewToken
 from fleet.commands.where import Dir, Json, connect, path
-from fleet.errors import UsageError
+from fleet.duration import parse_duration
 from fleet.folder import Folder
 from fleet.login import local_folder
 from fleet.tables import date, print_json, print_table
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from fleet.api.identities import Client
     from fleet.enrolment import Enrolment
 
-UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
 Ttl = Annotated[str, typer.Option(help="How long the token can be used, as in 30m, 12h or 7d.")]
 
 token_app = typer.Typer(help="Tokens with which devices enrol.", no_args_is_help=True)
@@ -31,10 +28,10 @@ client_app = typer.Typer(help="IoT devices and applications that ask.", no_args_
 
 @token_app.command("create")
 def create_token(
-    node: Annotated[str, typer.Option(help="The node's id.")], ttl: Ttl = "30m", folder: Dir = None
+    node: Annotated[str, typer.Option(help="The node's id.")], ttl: Ttl = "30m", json: Json = False, folder: Dir = None
 ) -> None:
     """Print the line that enrols a device, once."""
-    _create(NewToken(node=node, ttl_s=parse_ttl(ttl) // 1000), folder)
+    _create(NewToken(node=node, ttl_s=parse_duration(ttl) // 1000), folder, json)
 
 
 @token_app.command("ls")
@@ -57,11 +54,12 @@ def create_client(
     ttl: Ttl = "30m",
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Quota.  [default: none]")] = None,
     tokens_per_day: Annotated[int | None, typer.Option(min=1, help="Quota.  [default: none]")] = None,
+    json: Json = False,
     folder: Dir = None,
 ) -> None:
     """Print the line that gives a client its identity, once."""
     quotas = {"requests_per_minute": requests_per_minute, "tokens_per_day": tokens_per_day}
-    _create(NewClient(client=client, ttl_s=parse_ttl(ttl) // 1000, **quotas), folder)
+    _create(NewClient(client=client, ttl_s=parse_duration(ttl) // 1000, **quotas), folder, json)
 
 
 @client_app.command("ls")
@@ -123,10 +121,13 @@ def _has(client: "Client") -> str:
     return ", ".join(words) or "nothing yet"
 
 
-def _create(wanted: NewToken | NewClient, named: Path | None) -> None:
+def _create(wanted: NewToken | NewClient, named: Path | None, json: bool) -> None:
     """Prints the line: from the folder where it is on this machine, also without `fleet serve`; else over HTTP."""
     here = local_folder(named)
     made = _create_remotely(wanted, named) if here is None else _create_here(wanted, here)
+    if json:
+        print_json(made)
+        return
     into = "" if isinstance(wanted, NewToken) else f" --folder {wanted.client}"
     write(f"shoal-agent enroll {made.url} --token {made.token} --ca-sha256 {made.ca_sha256}{into}")
 
@@ -148,18 +149,6 @@ def _create_here(wanted: NewToken | NewClient, here: Folder) -> EnrolmentToken:
             quotas = Quotas(wanted.requests_per_minute, wanted.tokens_per_day)
             token = enrolment.create_token("client", wanted.client, ttl_ms, quotas=quotas, actor=actor)
     return EnrolmentToken(token, here.url, here.authority("root").digest)
-
-
-def parse_ttl(text: str) -> int:
-    """A duration in ms from text as in "30m".
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if found is None:
-        raise UsageError(f"cannot use --ttl {text!r}: write a number and a unit, as in 90s, 30m, 12h or 7d")
-    return int(found[1]) * UNITS_MS[found[2]]
 
 
 @contextmanager

@@ -35,5 +35,6 @@ def init(
     write(f"Made the controller of fleet {made.fleet!r} in {made.path}")
     write(f"  root certificate  sha256 {made.authority('root').digest}")
     write(f"  admin's token     {made.operator_token}")
+    write(f"  keys of releases  {made.path / 'keys'}; carry the three root-*.key away, to separate places")
     write(f"  broker            mosquitto -c {made.broker / 'mosquitto.conf'}")
     write(f"  next              fleet serve {folder}   (for a trial: --embedded-broker)")

@@ -140,10 +140,12 @@ def _lines(detail: "Detail") -> list[tuple[str, str]]:
         wish = detail.desired
         line("wished", f"revision {wish.rev}", wish.model, *wish.adapters, *_pairs(wish.settings))
         line("groups", *wish.groups)
+    line("rollout", detail.rollout)
     if detail.reported is not None:
         said = detail.reported
         settings = _pairs(said.settings)
         line("reported", f"revision {said.rev}", said.phase, said.error, *settings, date(detail.reported_ms))
+        line("gate", *_pairs(said.gate or {}))
     if detail.sys is not None:
         line("measured", date(detail.sys_ms), *_pairs(asdict(detail.sys)))
     if detail.infer is not None:

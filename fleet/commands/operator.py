@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fleet.commands.identity import parse_ttl
 from fleet.commands.where import Dir, Json, connect, path
+from fleet.duration import parse_duration
 from fleet.errors import UsageError
 from fleet.folder import Folder, replace_private
 from fleet.login import local_folder
@@ -32,7 +32,7 @@ def create(
     """Print a new token, once. In the controller's folder this works without `fleet serve`."""
     from fleet.api.operators import NewOperator, OperatorToken
 
-    ttl_ms = None if ttl is None else parse_ttl(ttl)
+    ttl_ms = None if ttl is None else parse_duration(ttl)
     here = local_folder(folder)
     if here is not None:
         token = _create_here(here, name, role, ttl_ms, save=save)

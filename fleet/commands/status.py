@@ -10,7 +10,7 @@ from fleet.commands.where import Dir, Json
 from fleet.login import Login, find_login
 from fleet.options import Options
 from fleet.tables import age, print_json, print_table
-from fleet.terminal import write
+from fleet.terminal import one_line, write
 
 UNHEALTHY = 3
 AGAIN_S = 2.0
@@ -101,6 +101,10 @@ def _show(summary: Summary, *, json: bool) -> bool:
     gaps = f"; {summary.num_gaps} batches of telemetry are missing" if summary.num_gaps else ""
     bad = f"; {summary.num_bad_messages} messages were left out" if summary.num_bad_messages else ""
     write(f"{heard}{gaps}{bad}")
+    for rollout in summary.rollouts:
+        counts = ", ".join(f"{count} {name}" for name, count in rollout.counts.items() if count)
+        waits = f"; waits for {one_line(rollout.waits)}" if rollout.waits else ""
+        write(f"rollout {rollout.id} {rollout.phase}: {rollout.release}, wave {rollout.wave}; {counts}{waits}")
     _show_worst(summary)
     return is_well(summary)
 

@@ -87,5 +87,11 @@ def certified_until_ms(connection: Connection, node: str) -> int | None:
     return connection.execute(query.order_by(certificates.c.expires_ms.desc()).limit(1)).scalar()
 
 
+def named_events(connection: Connection, name: str, since_ms: int) -> list[AnyRow]:
+    """Events of a name, of all nodes: `node, at_ms`."""
+    query = select(events.c.node, events.c.at_ms)
+    return list(connection.execute(query.where(events.c.name == name, events.c.at_ms >= since_ms)))
+
+
 def _insert(connection: Connection, table: Table) -> "sqlite.Insert | postgresql.Insert":
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

@@ -71,3 +71,21 @@ def delete_before(connection: Connection, table: Table, at_ms: int, limit: int) 
     else:
         doomed = delete(table).where(tuple_(*keys).in_(old.limit(limit)))
     return connection.execute(doomed).rowcount
+
+
+def newest_number(connection: Connection) -> int:
+    """Of the rows as they came."""
+    return connection.execute(select(func.max(telemetry.c.number))).scalar() or 0
+
+
+def rows_between(connection: Connection, above: int, most: int) -> Iterator[AnyRow]:
+    """Rows of requests of all nodes by their numbers, `above` not included: `node, at_ms, row`."""
+    query = select(telemetry.c.node, telemetry.c.at_ms, telemetry.c.row).where(telemetry.c.kind == "infer")
+    query = query.where(telemetry.c.number > above, telemetry.c.number <= most)
+    yield from connection.execute(query).yield_per(1000)
+
+
+def rows_since(connection: Connection, node: str, since_ms: int, most: int) -> list[str]:
+    """A node's rows of requests up to a number."""
+    query = select(telemetry.c.row).where(telemetry.c.node == node, telemetry.c.kind == "infer")
+    return list(connection.execute(query.where(telemetry.c.at_ms >= since_ms, telemetry.c.number <= most)).scalars())

@@ -166,3 +166,59 @@ node_groups = Table(
     Column("rev", BigInteger, nullable=False),
     Column("policy", Text),
 )
+
+# What was spent on clouds in a day, by whom: the fleet, a node, a client (fleet/cloud/ledger.py). What is under way is
+# counted with the most that it can take. Money in billionths of the currency.
+cloud_spent = Table(
+    "cloud_spent",
+    metadata,
+    Column("spender", String(72), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("nano", BigInteger, nullable=False),
+)
+
+# What left for a provider: written before it leaves, completed when the answer is there. Of texts only the digest.
+cloud_audit = Table(
+    "cloud_audit",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("client", String(63), nullable=False),
+    Column("request", String(63), nullable=False),
+    Column("why", String(16), nullable=False),
+    Column("privacy", String(8), nullable=False),
+    Column("provider", String(63), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("outcome", String(64), nullable=False),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("nano", BigInteger),
+    Index(None, "at_ms"),
+    Index(None, "node", "at_ms"),
+)
+
+# A rollout: the plan and the state as JSON, the latter without its nodes, which have rows of their own: a step changes
+# few of them.
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("plan", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("counts", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),
+)
+
+rollout_nodes = Table(
+    "rollout_nodes",
+    metadata,
+    Column("number", Integer, ForeignKey("rollouts.number"), primary_key=True),
+    Column("node", String(63), primary_key=True),
+    Column("state", Text, nullable=False),
+)

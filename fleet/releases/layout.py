@@ -1,6 +1,6 @@
 """Where the parts of a GGUF file are. Format: ggml's docs/gguf.md, version 2 and 3.
 
-Reads what a cut needs, names and offsets, and no value. Whether the file is a sound model, its node decides.
+Reads what a cut needs, names and offsets, and short values. Whether the file is a sound model, its node decides.
 """
 
 import itertools
@@ -12,11 +12,16 @@ from fleet.errors import UsageError
 
 LARGE_VALUE_BYTES = 64 * 1024  # vocabularies and merges are larger, everything that people edit is smaller
 _MAX_NAME_BYTES = 256
+_MAX_NUMBERS = 1024  # one for each layer; the longer ones are vocabularies
 
-_SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_READERS = {kind: struct.Struct(f"<{code}") for kind, code in _SCALARS.items()}
 _U32_KIND, _STRING, _ARRAY = 4, 8, 9
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
+
+
+Value = str | bool | int | float | tuple[bool | int | float, ...]
 
 
 class Span(NamedTuple):
@@ -27,11 +32,16 @@ class Span(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The file from its first byte to its last, in order: what stands before the tensors, then the tensors."""
+    """The file from its first byte to its last, in order: what stands before the tensors, then the tensors.
+
+    `values` are those of the metadata that are short, `lengths` the numbers of elements of its arrays.
+    """
 
     head: list[Span]
     tensors: list[Span]
     num_bytes: int
+    values: dict[str, Value]
+    lengths: dict[str, int]
 
 
 def layout_of(data: bytes | mmap, label: str) -> Layout:
@@ -52,6 +62,8 @@ class _Reader:
     def __init__(self, data: bytes | mmap) -> None:
         self._data = data
         self._at = 0
+        self._values: dict[str, Value] = {}
+        self._lengths: dict[str, int] = {}
 
     def layout(self) -> Layout:
         if self._data[:4] != b"GGUF":
@@ -67,7 +79,7 @@ class _Reader:
             kind = self._number(_U32)
             if key == "general.alignment" and kind == _U32_KIND:
                 alignment = _U32.unpack_from(self._data, self._at)[0]
-            self._skip_value(kind, key)
+            self._read_value(kind, key)
             if self._at - start >= LARGE_VALUE_BYTES:
                 head += [Span(key, start), Span(f"metadata after {key}", self._at)]
         head.append(Span("tensor table", self._at))
@@ -92,7 +104,8 @@ class _Reader:
             raise ValueError(f"the tensor {tensors[-1].name} begins at byte {tensors[-1].start} of {num_bytes}")
         # Of two parts of the head that begin at the same byte the first is empty.
         starts = [span.start for span in head[1:]] + [num_bytes]
-        return Layout([span for span, end in zip(head, starts, strict=True) if span.start < end], tensors, num_bytes)
+        parts = [span for span, end in zip(head, starts, strict=True) if span.start < end]
+        return Layout(parts, tensors, num_bytes, self._values, self._lengths)
 
     def _tensor_offset(self, name: str) -> int:
         num_dimensions = self._number(_U32)
@@ -101,15 +114,20 @@ class _Reader:
         self._skip(num_dimensions * 8 + 4)  # the shape and the type
         return self._number(_U64)
 
-    def _skip_value(self, kind: int, key: str) -> None:
-        if kind in _SCALAR_BYTES:
-            self._skip(_SCALAR_BYTES[kind])
+    def _read_value(self, kind: int, key: str) -> None:
+        if kind in _READERS:
+            self._values[key] = self._scalars(kind, 1)[0]
         elif kind == _STRING:
-            self._skip(self._number(_U64))
+            start = self._skip(self._number(_U64))
+            if self._at - start < LARGE_VALUE_BYTES:
+                self._values[key] = str(self._data[start : self._at], "utf-8", "replace")
         elif kind == _ARRAY:
             kind, length = self._number(_U32), self._number(_U64)
-            if kind in _SCALAR_BYTES:
-                self._skip(length * _SCALAR_BYTES[kind])
+            self._lengths[key] = length
+            if kind in _READERS and length <= _MAX_NUMBERS:
+                self._values[key] = self._scalars(kind, length)
+            elif kind in _READERS:
+                self._skip(length * _READERS[kind].size)
             elif kind == _STRING:
                 for _ in range(length):
                     self._skip(self._number(_U64))
@@ -118,12 +136,16 @@ class _Reader:
         else:
             raise ValueError(f"{key} has the type {kind}")
 
+    def _scalars(self, kind: int, length: int) -> tuple[bool | int | float, ...]:
+        reader = _READERS[kind]
+        start = self._skip(length * reader.size)
+        return tuple(reader.unpack_from(self._data, start + at * reader.size)[0] for at in range(length))
+
     def _name(self) -> str:
         length = self._number(_U64)
         if not 1 <= length <= _MAX_NAME_BYTES:
             raise ValueError(f"at byte {self._at} is a name of {length} bytes")
-        start = self._at
-        self._skip(length)
+        start = self._skip(length)
         name = str(self._data[start : self._at], "utf-8")
         if not name.isprintable():
             raise ValueError(f"at byte {start} is the name {name!r}")
@@ -134,7 +156,10 @@ class _Reader:
         self._at += form.size
         return number
 
-    def _skip(self, num_bytes: int) -> None:
+    def _skip(self, num_bytes: int) -> int:
+        """Goes on by so many bytes; returns where they begin."""
+        start = self._at
         self._at += num_bytes
         if self._at > len(self._data):
             raise ValueError(f"its tables reach beyond its end at byte {len(self._data)}")
+        return start

@@ -3,7 +3,7 @@
 import hashlib
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def store_file(path: Path, objects: Objects, earlier: Sequence[Release] = ()) ->
         UsageError: the file cannot be read or is no GGUF file.
         FolderError: objects cannot be stored, or one of an earlier release is missing or damaged.
     """
-    with _mapped(path) as data, ThreadPoolExecutor(os.cpu_count()) as threads:
+    with mapped(path) as data, ThreadPoolExecutor(os.cpu_count()) as threads:
         whole = threads.submit(lambda: hashlib.sha256(data).hexdigest())
         cuts = cuts_of(layout_of(data, str(path)))
         digests = [sha256_of(data[cut.start : cut.end]) for cut in cuts]
@@ -41,12 +41,34 @@ def store_file(path: Path, objects: Objects, earlier: Sequence[Release] = ()) ->
         return File(whole.result(), len(data)), segments
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def mapped(path: Path) -> mmap.mmap:
+    """The bytes of a file.
+
+    Raises:
+        UsageError: it cannot be read or is empty.
+    """
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # ValueError: it is empty
         raise UsageError(f"cannot read {path}: {error}") from error
+
+
+def contents(release: Release, objects: Objects) -> Iterator[bytes]:
+    """The file of a release again, segment by segment.
+
+    Raises:
+        FolderError: an object is missing or damaged.
+    """
+    return (_content_of(segment, objects) for segment in release.segments)
+
+
+def _content_of(segment: Segment, objects: Objects) -> bytes:
+    alone = next(source for source in segment.sources if source.base is None)
+    try:
+        return bytes(unpack(segment, alone, objects.read(alone.sha256)))
+    except BadSegment as error:
+        raise FolderError(f"{error}; restore the object from a copy") from None
 
 
 class _Packer:
@@ -72,7 +94,7 @@ class _Packer:
         for predecessor in self._predecessors_of(cut, digest):
             if len(sources) == MAX_SOURCES:
                 break
-            difference, packed = pack(content, self._content_of(predecessor))
+            difference, packed = pack(content, _content_of(predecessor, self._objects))
             if difference.bytes < alone.bytes:
                 self._objects.put(difference.sha256, packed)
                 sources.append(difference)
@@ -82,10 +104,3 @@ class _Packer:
         """What differs in each earlier release under this name and size, each once, the latest release first."""
         found = [segments.get((cut.name, cut.end - cut.start)) for segments in self._predecessors]
         return list({segment.sha256: segment for segment in found if segment and segment.sha256 != digest}.values())
-
-    def _content_of(self, segment: Segment) -> bytes:
-        alone = next(source for source in segment.sources if source.base is None)
-        try:
-            return unpack(segment, alone, self._objects.read(alone.sha256))
-        except BadSegment as error:
-            raise FolderError(f"{error}; restore the object from a copy") from None

@@ -17,12 +17,17 @@ class Metrics(Struct, frozen=True, kw_only=True):
 
 
 class Observation(Struct, frozen=True, kw_only=True):
-    """A node as it is known. Its phase and what is active stand in the record, as the node reported them last."""
+    """A node as it is known. Its phase stands in the record, as the node reported it last.
+
+    `wished` and `active` are about the model, or the adapter of one name.
+    """
 
     record: Record
     wished: str | None = None  # the release that its newest stored document names; None: the node's own default
+    active: str | None = None  # the release that serves, as it reports
     is_current: bool = False  # its report is about that document
     is_gated: bool = False  # its report says that the gate decided
+    error: str | None = None  # why it could not follow, as it reports
     held_by: str | None = None  # another rollout, which has given it a release and is not over
     metrics: Metrics | None = None
 

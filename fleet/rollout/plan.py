@@ -4,13 +4,16 @@ from typing import Literal
 
 from msgspec import Struct
 
+from contract.release import Kind
 from fleet.errors import UsageError
+from fleet.fields import FIELDS, kind_of
 from fleet.query import parse
 from fleet.rollout.amount import Amount
 from fleet.rollout.window import Window, check_window
 
 HOUR_MS = 3_600_000
 MAX_WAVES = 100
+METRICS = ("error_rate", "p95_ratio", "speed_ratio", "crashes")  # thresholds that need telemetry
 
 
 class Growth(Struct, frozen=True):
@@ -41,6 +44,8 @@ class Thresholds(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """A rollout as it was ordered.
 
+    Of an adapter it is about the one of this name: other adapters of a node, and its model, stay as they are.
+
     `waves` says how many nodes have been given the release at the end of each wave, all waves before it included; when
     the last says less than all, it ends there. `targets` is a query, looked at anew at each step: who begins to fit is
     in, who was given the release stays in.
@@ -48,6 +53,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     id: str
     release: str
+    kind: Kind = "model"
     targets: str
     waves: tuple[Amount, ...] | Growth = (Amount(100, is_percent=True),)
     stratify_by: str | None = None  # a field of the query language, as in label.board
@@ -62,6 +68,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     overdue_ms: int = 24 * HOUR_MS  # a node that is there and gives no end for so long counts as failed
     patience_ms: int = 7 * 24 * HOUR_MS  # with nodes that are away, before it ends without them
 
+    @property
+    def asks_metrics(self) -> bool:
+        """Whether it matters how nodes answer."""
+        return any(
+            getattr(thresholds, name) is not None for thresholds in (self.success, self.abort) for name in METRICS
+        )
+
 
 def check_plan(plan: Plan) -> None:
     """Whether it can be followed.
@@ -70,6 +83,8 @@ def check_plan(plan: Plan) -> None:
         UsageError: says what would do instead.
     """
     parse(plan.targets)
+    if plan.stratify_by is not None and kind_of(plan.stratify_by) is None:
+        raise UsageError(f"cannot spread waves by {plan.stratify_by!r}: there are {', '.join(FIELDS)} and label.NAME")
     for window in plan.windows:
         check_window(window)
     if isinstance(plan.waves, Growth):

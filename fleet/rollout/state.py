@@ -36,6 +36,7 @@ class Node(Struct, frozen=True, kw_only=True):
     is_back: bool = False  # its target is what it had before
     outcome: Outcome | None = None
     ended_ms: int | None = None  # since when it has this outcome
+    error: str | None = None  # what it said when it could not have the release; stays when it goes back
     here_ms: int | None = None  # since when it has been there without a break, with this target; None while it is away
     baseline: Metrics | None = None  # how it answered before
 

@@ -54,6 +54,12 @@ def step(plan: Plan, state: State, seen: Seen, now_ms: int) -> tuple[State, list
     return state, wishes
 
 
+def unseen(state: State) -> State:
+    """The state after a time in which nobody watched: that nodes in flight said nothing in it is not their fault."""
+    here = {name: replace(node, here_ms=None) for name, node in state.nodes.items() if node.outcome is None}
+    return replace(state, nodes=state.nodes | here) if here else state
+
+
 def _heard(state: State, seen: Seen, now_ms: int) -> State:
     """What nodes have said. Those that the controller does not know any more are no part of it."""
     return replace(
@@ -66,13 +72,16 @@ def _said(node: Node, one: Observation, now_ms: int) -> Node:
     outcome = _outcome(one) if one.is_current and one.wished == node.target else None
     if outcome is None or outcome is node.outcome:  # it may look again, after a start: what it had, it has
         return node if here_ms == node.here_ms else replace(node, here_ms=here_ms)
-    return replace(node, here_ms=here_ms, outcome=outcome, ended_ms=now_ms)
+    error = node.error if outcome is Outcome.CONFIRMED else one.error
+    return replace(node, here_ms=here_ms, outcome=outcome, ended_ms=now_ms, error=error)
 
 
 def _outcome(one: Observation) -> Outcome | None:
     phase = one.record.phase or ""
     if phase == "confirmed":
-        return Outcome.CONFIRMED if one.wished in (None, one.record.active) else None
+        return Outcome.CONFIRMED if one.wished in (None, one.active) else None
+    if phase in ("refused", "rolled_back") and one.wished is not None and one.wished == one.active:
+        return Outcome.CONFIRMED  # a node says the worst of all that was wished, and this was not it
     if phase == "refused" and one.is_gated:
         return Outcome.REJECTED
     return _OUTCOMES.get(phase)
@@ -106,7 +115,7 @@ def _rolled(plan: Plan, state: State, seen: Seen, now_ms: int) -> State:
     """Gives nodes the release, or ends the wave."""
     look = view(plan, state, seen, now_ms)
     if state.wave in plan.approve_before and state.wave not in state.approved:
-        return _waiting(state, Cause.APPROVAL, [f"wave {state.wave}"])
+        return _waiting(state, Cause.APPROVAL, [f"wave {state.wave + 1}"])
     num_missing = waves.goal(plan, state.wave, look.num_members) - look.num_given
     is_empty = all(node.wave != state.wave for node in state.nodes.values())
     if is_empty and num_missing <= 0 and look.waiting and not waves.is_last(plan, state.wave, look.num_members):
@@ -123,7 +132,7 @@ def _rolled(plan: Plan, state: State, seen: Seen, now_ms: int) -> State:
     if state.settled_ms is None:
         return replace(state, settled_ms=now_ms)
     if now_ms - state.settled_ms < plan.soak_ms:
-        return _waiting(state, Cause.SOAK, [f"wave {state.wave}"])
+        return _waiting(state, Cause.SOAK, [f"wave {state.wave + 1}"])
     return _soaked(plan, state, look, seen, now_ms)
 
 
@@ -158,7 +167,7 @@ def _soaked(plan: Plan, state: State, look: View, seen: Seen, now_ms: int) -> St
         if num_lacking > (len(late) if has_patience else 0):
             reasons.append(f"{num_lacking} more of {num_able} nodes must have confirmed")
         if reasons:
-            return paused(state, f"wave {state.wave}: {'; '.join(reasons)}", is_own=True)
+            return paused(state, f"wave {state.wave + 1}: {'; '.join(reasons)}", is_own=True)
         if num_lacking > 0:
             return _waiting(state, Cause.AWAY, late)
     is_full = look.num_given >= waves.goal(plan, state.wave, look.num_members)

@@ -1,5 +1,6 @@
 """When nodes may begin to change: hours of the week on the wall clock of a time zone. Pure."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -7,6 +8,8 @@ from zoneinfo import ZoneInfo
 from msgspec import Struct
 
 from fleet.errors import UsageError
+
+_TEXT = re.compile(r"(?:([a-z,]+) )?(\d\d:\d\d)-(\d\d:\d\d)(?: (\S+))?")
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -25,6 +28,21 @@ class Window(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{','.join(self.days)} {self.start}-{self.end} {self.zone}"
+
+
+def parse_window(text: str) -> Window:
+    """The window of `22:00-06:00`, of `sat,sun 08:00-20:00` or of `mon 22:00-06:00 Europe/Berlin`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise UsageError(f"cannot use the window {text!r}: write one as in `mon,tue 22:00-06:00 Europe/Berlin`")
+    days, start, end, zone = found.groups()
+    window = Window(days=tuple(days.split(",")) if days else DAYS, start=start, end=end, zone=zone or "UTC")
+    check_window(window)
+    return window
 
 
 def check_window(window: Window) -> None:

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from fleet import __version__
 from fleet.api.forms import Reason
@@ -22,7 +22,7 @@ OPENAPI_PATH = "/v1/openapi.json"
 def make_app(
     endpoints: Iterable[Endpoint],
     authenticate: Authenticate,
-    device_routes: Iterable[Route],
+    device_routes: Iterable[BaseRoute],
     health: Callable[[], dict[str, bool]],
 ) -> Starlette:
     """The application. `health` says of each part whether it works; it may block."""

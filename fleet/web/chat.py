@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Literal, TypeVar
 
 import msgspec
+import structlog
 from msgspec import Struct, UnsetType
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
@@ -22,6 +23,7 @@ from fleet.api.forms import Reason, Refusal
 from fleet.completion import Asked, ChatCompletion, ChatRequest
 from fleet.errors import FleetError
 from fleet.gateway import Full, Gateway
+from fleet.logs import describe
 from fleet.quota import OverQuota, QuotaBook
 from fleet.roles import CLIENT
 from fleet.targets import Target, Targets
@@ -29,6 +31,8 @@ from fleet.transcript import Transcript
 from fleet.web import problem
 from fleet.web.endpoint import Call, Endpoint
 from fleet.web.problem import Problem, problem_of, refusal
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 Heard = Accepted | Delta | Final
@@ -174,7 +178,10 @@ async def _events(asked: Asked, first: Heard, answers: Answers) -> AsyncIterator
                 for event in _pieces(asked, transcript, said):
                     yield event
         except (FleetError, Problem) as error:
-            yield _event(_reasoned(problem_of(error)))
+            refused = problem_of(error)
+            # Not the code: a node chose it, and may have taken it from the prompt.
+            log.warning("answer broken off", status=refused.status, id=asked.request.id, **describe(error))
+            yield _event(_reasoned(refused))
     yield b"data: [DONE]\n\n"
 
 

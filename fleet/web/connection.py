@@ -13,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 REQUEST_S = 10.0
 # The key in ASGI's `state`: the certificate in DER form, or None.
 PEER = "peer_certificate"
+# Another: what gives a request its time again, for one who sends much and may.
+MORE_TIME = "more_time"
 
 
 class Connection(H11Protocol):
@@ -24,7 +26,8 @@ class Connection(H11Protocol):
         """Called by asyncio after the handshake."""
         super().connection_made(transport)
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        self.app_state = {**self.app_state, PEER: tls.getpeercert(binary_form=True) if tls else None}
+        peer = tls.getpeercert(binary_form=True) if tls else None
+        self.app_state = {**self.app_state, PEER: peer, MORE_TIME: self._set_deadline}
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:

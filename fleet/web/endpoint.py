@@ -6,7 +6,7 @@ in a thread when it may block.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -24,15 +24,18 @@ from fleet.api.forms import Parameters
 from fleet.errors import AccessError, FleetError
 from fleet.logs import describe
 from fleet.roles import Caller, Role, may
+from fleet.web.connection import MORE_TIME
 from fleet.web.problem import Problem, problem_of
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 64 * 1024
+RAW_TYPE = "application/octet-stream"
 MAX_WHOLE = 2**63  # no field takes a larger one, and written out as an integer it would be long
 
 Authenticate = Callable[[str], Caller]
 Method = Literal["GET", "POST", "PUT", "DELETE"]
+RAW = object()  # a body of any bytes, which the work reads piece by piece
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,12 @@ class Endpoint:
             raise Problem(400, "bad_parameter", f"cannot read the parameters: {_lower(error)}") from None
 
     async def _body(self, request: Request) -> Any:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if self.body is RAW:
+            if given != RAW_TYPE:
+                raise Problem(415, "not_raw", f"cannot read this type of body: send the file as `{RAW_TYPE}`")
+            return _pieces(request)
+        if given != "application/json":
             raise Problem(415, "not_json", "cannot read this type of body: send JSON as `application/json`")
         raw = await _read(request, self.max_bytes)
         try:
@@ -129,14 +137,26 @@ class Endpoint:
 
 async def _read(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
+    async for chunk in _chunks(request):
+        body += chunk
+        if len(body) > max_bytes:
+            raise Problem(413, "too_large", f"cannot take a body of over {max_bytes} bytes: send less")
+    return bytes(body)
+
+
+async def _pieces(request: Request) -> AsyncIterator[bytes]:
+    """A body as it comes. The time that a request has begins again with each piece."""
+    async for chunk in _chunks(request):
+        request.scope["state"][MORE_TIME]()
+        yield chunk
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
     try:
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise Problem(413, "too_large", f"cannot take a body of over {max_bytes} bytes: send less")
+            yield chunk
     except ClientDisconnect:
         raise Problem(400, "bad_body", "cannot read the body: the connection ended before it") from None
-    return bytes(body)
 
 
 def _whole(value: Any) -> Any:

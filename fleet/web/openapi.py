@@ -8,7 +8,7 @@ import msgspec
 
 from contract.ids import ID_PATTERN
 from fleet.api.forms import Refusal
-from fleet.web.endpoint import Endpoint
+from fleet.web.endpoint import RAW, RAW_TYPE, Endpoint
 from fleet.web.problem import STATUSES
 
 REF = "#/components/schemas/{name}"
@@ -18,7 +18,7 @@ TITLE = "Shoal controller"
 def document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
     """The document. Responses that every endpoint may give are components of their own."""
     endpoints = list(endpoints)
-    kinds = [kind for one in endpoints for kind in (one.answer, one.body, one.query) if kind is not None]
+    kinds = [kind for one in endpoints for kind in (one.answer, one.body, one.query) if kind not in (None, RAW)]
     found, parts = msgspec.json.schema_components([*kinds, Refusal], ref_template=REF)
     schemas = dict(zip(map(_key, [*kinds, Refusal]), found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -51,7 +51,9 @@ def _operation(one: Endpoint, schemas: dict[str, Any], parts: dict[str, Any]) ->
             **{str(status): _refusal(why, schemas[_key(Refusal)]) for status, why in one.statuses.items()},
         },
     }
-    if one.body is not None:
+    if one.body is RAW:
+        operation["requestBody"] = {"required": True, "content": {RAW_TYPE: {"schema": {"type": "string"}}}}
+    elif one.body is not None:
         content = {"application/json": {"schema": schemas[_key(one.body)]}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation

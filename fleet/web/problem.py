@@ -14,6 +14,7 @@ from fleet.errors import (
     ConflictError,
     FleetError,
     FolderError,
+    NoRoomError,
     NotFoundError,
     UsageError,
 )
@@ -66,6 +67,7 @@ _OF_ERRORS: tuple[tuple[type[Exception], int, str], ...] = (
     (ConflictError, 409, "conflict"),
     (BrokerError, 503, "broker"),
     (AnswerError, 503, "no_answer"),
+    (NoRoomError, 507, "no_room"),
     (FolderError, 503, "controller"),
     (FleetError, 503, "controller"),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from contract.telemetry import InferRow, SysRow
+from fleet.api.cost import CostFilter, Took
 from fleet.api.readings import Latency, LatencyFilter, Reading, Row, Span
 from fleet.inventory import Inventory
 from fleet.readings import Readings
@@ -36,6 +37,10 @@ def endpoints(readings: Readings, inventory: Inventory, now_ms: Callable[[], int
         Endpoint(
             method="GET", path="/v1/latency", summary="Quantiles over the fleet, within 1 % of exact", least="viewer",
             work=latency, query=LatencyFilter, answer=Latency | None,
+        ),
+        Endpoint(
+            method="GET", path="/v1/reports/cost", summary="What answers of nodes and clouds took", least="viewer",
+            work=lambda call: readings.took(call.query.hours), query=CostFilter, answer=Took,
         ),
         Endpoint(
             method="GET", path="/v1/nodes/{node}/telemetry/sys", summary="What a node measured of its machine",

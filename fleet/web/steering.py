@@ -20,6 +20,7 @@ from fleet.api.steering import (
 from fleet.errors import UsageError
 from fleet.inventory import Inventory
 from fleet.progress import progress_of
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 from fleet.web.endpoint import Call, Endpoint
 from fleet.web.nodes import find
@@ -27,7 +28,7 @@ from fleet.web.nodes import find
 MAX_WISH_BYTES = 1024 * 1024  # ten thousand names
 
 
-def endpoints(steering: Steering, inventory: Inventory) -> list[Endpoint]:
+def endpoints(steering: Steering, rollouts: Rollouts, inventory: Inventory) -> list[Endpoint]:
     """What an operator changes."""
 
     def wish(call: Call) -> list[Wished]:
@@ -40,7 +41,7 @@ def endpoints(steering: Steering, inventory: Inventory) -> list[Endpoint]:
             case _:
                 raise UsageError("cannot tell which nodes: give either nodes or a query")
         change = WishChange(settings=wanted.settings, model=wanted.model, adapters=wanted.adapters)
-        return steering.wish(nodes, change, call.caller.name)
+        return rollouts.wish(nodes, change, call.caller.name)
 
     def progress(call: Call) -> list[Progress]:
         wanted: Awaited = call.body

@@ -98,6 +98,10 @@ class IotClient:
         info = self._mqtt.publish(f"{self.root}/{topic}", payload, qos, retain, properties=mirror)
         info.wait_for_publish(20)
 
+    def listen(self, topic: str) -> None:
+        """Hears what is said on a topic below the fleet's root, and what the broker keeps there."""
+        self._mqtt.subscribe(f"{self.root}/{topic}", 1)
+
     def ask(self, payload: bytes | str | dict[str, Any], **properties: Any) -> None:
         """Publishes a request."""
         body = json.dumps(payload) if isinstance(payload, dict) else payload

@@ -27,6 +27,7 @@ class EngineProcess:
         adapter_slots: int = 0,
         cache_dir: Path | None = None,
         address_space_bytes: int = 0,
+        chat_template: str | None = None,
     ) -> None:
         self._socket, theirs = socket.socketpair()
         self._files, their_files = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -54,6 +55,7 @@ class EngineProcess:
                 prefix_cache_bytes=prefix_cache_bytes,
                 cache_dir=str(cache_dir or ""),
                 address_space_bytes=address_space_bytes,
+                chat_template=chat_template,
             )
         )
         try:

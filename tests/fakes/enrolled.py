@@ -19,7 +19,7 @@ class EnrolledAgent:
         self.config = place / "agent.toml"
         self.identity = place / "state" / "identity"
         self.log = place / "agent.log"
-        self._env = {
+        self.env = {
             **os.environ,
             "SHOAL_CONFIG": str(self.config),
             "SHOAL_NODE_STATE_DIR": str(place / "state"),
@@ -32,7 +32,7 @@ class EnrolledAgent:
         """Runs `shoal-agent`."""
         return subprocess.run(
             [sys.executable, "-c", "from agent.cli import main; main()", *words],
-            capture_output=True, text=True, timeout=120, check=False, env=self._env,
+            capture_output=True, text=True, timeout=120, check=False, env=self.env,
         )  # fmt: skip
 
     def enroll(self, controller: ControllerProcess, token: str, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -40,11 +40,11 @@ class EnrolledAgent:
         digest = controller.folder.authority("root").digest
         return self.command("enroll", controller.folder.url, "--token", token, "--ca-sha256", digest, *words)
 
-    def start(self) -> "EnrolledAgent":
-        """Starts the daemon as `shoal-agent run` does."""
+    def start(self, *before: str) -> "EnrolledAgent":
+        """Starts the daemon as `shoal-agent run` does, with words `before` its command that end in running it."""
         with self.log.open("ab") as log:
-            command = [sys.executable, "-c", "from agent.cli import main; main()", "run"]
-            self._process = subprocess.Popen(command, stderr=log, env=self._env)
+            command = [*before, sys.executable, "-c", "from agent.cli import main; main()", "run"]
+            self._process = subprocess.Popen(command, stderr=log, env=self.env)
         return self
 
     def records(self, event: str) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ from fleet.forgetting import Forgetting
 from fleet.intake import Intake
 from fleet.inventory import Inventory
 from fleet.link import Incoming
+from fleet.listening import Listening
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 
 FLEET = "home"
@@ -48,10 +50,13 @@ class Headquarters:
         self.inventory.broker_down_since_ms = None
         self.posts: list[tuple[topics.Topic, bytes]] = []
         self.connected = True
+        self.approved = {("tone@1", "adapter")}
         self.on_command: Callable[[bytes], None] | None = None
-        self.steering = Steering(self.database, self.inventory, [KEY], self._post, self.clock)
+        self.steering = Steering(self.database, self.inventory, [KEY], self._post, self.clock, self.approves)
+        self.rollouts = Rollouts(self.database, self.inventory, self.steering, self._post, self.clock, self.approves)
         self.forgetting = Forgetting(self.database, self.inventory, self.steering, self._post, self.clock)
         self.intake = Intake(self.database, self.inventory, self.steering, self.clock)
+        self.listening = Listening(self.intake, self.inventory, self.steering, self.clock)
         self._seqs: dict[tuple[str, str], itertools.count[int]] = {}
         self._eids = itertools.count(1)
         self.sess = 0
@@ -59,6 +64,10 @@ class Headquarters:
     def clock(self) -> int:
         """The time."""
         return self.now_ms
+
+    def approves(self, release: str, kind: str) -> bool:
+        """Whether a release is approved."""
+        return (release, kind) in self.approved
 
     def _post(self, topic: topics.Topic, payload: bytes) -> bool:
         if self.connected:

@@ -41,13 +41,17 @@ class AgentProcess:
         self.config = folder / "agent.toml"
         self.config.write_text(CONFIG.format(node=node, folder=folder, port=port, model=model) + extra)
         self.process: subprocess.Popen[bytes] | None = None
+        self.depot: Path | None = None  # a folder of releases in place of the agent's own sources
         self.tolerated = "\n"  # a last word of the engine that a test provokes; this one is in no line
 
     def start(self, *, before: Sequence[str] = (), **environment: str) -> "AgentProcess":
         """Starts it, with words `before` its command that end in running it; does not wait."""
+        program = ["agent", str(self.config)]
+        if self.depot is not None:
+            program = ["tests.fakes.agent_with_depot", str(self.config), str(self.depot)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "agent", str(self.config)],
+                [*before, sys.executable, "-m", *program],
                 stderr=log, env={**os.environ, **environment},
             )  # fmt: skip
         return self

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from agent.update.assemble import Assembly
 from agent.update.held import Place
 from agent.update.plan import Plan, plan_for
@@ -23,6 +25,17 @@ def make_release(path: Path, objects: Objects, earlier: Sequence[Release] = (), 
         "memory_bytes": 0,
     } | facts
     return decode_release(encode_release(Release(file=file, segments=segments, **told)))
+
+
+def release_of(**facts: Any) -> Release:
+    """A release of a file of one byte, gone through the bytes of its manifest, as it is described in JSON."""
+    source = {"encoding": "full", "sha256": "0" * 64, "bytes": 1}
+    told = {
+        "name": "m", "version": "1", "kind": "model", "license": "MIT", "memory_bytes": 0,
+        "file": {"sha256": "0" * 64, "bytes": 1},
+        "segments": [{"name": "all", "sha256": "0" * 64, "bytes": 1, "sources": [source]}],
+    } | facts  # fmt: skip
+    return decode_release(msgspec.json.encode(told))
 
 
 def assemble(release: Release, path: Path, objects: Objects, held: dict[str, Place] | None = None) -> Plan:

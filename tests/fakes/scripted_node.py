@@ -11,7 +11,7 @@ import msgspec
 
 from contract import topics
 from contract.presence import Card, Hardware, ModelInfo, NodeState, Speed
-from contract.steering import Event, Reported
+from contract.steering import Desired, Event, Reported
 from contract.topics import Topic
 from fleet.broker_url import BrokerUrl
 from fleet.controller import now_ms
@@ -20,6 +20,7 @@ from tests.fakes.controller import HOST, ControllerProcess
 from tests.fakes.waiting import until
 
 Script = Callable[["ScriptedNode", dict[str, Any], str], None]
+Follow = Callable[["ScriptedNode", Desired], None]
 
 
 def answer_hello(node: "ScriptedNode", request: dict[str, Any], client: str) -> None:
@@ -31,24 +32,29 @@ def answer_hello(node: "ScriptedNode", request: dict[str, Any], client: str) -> 
     node.final(request, client, text="Hello there")
 
 
+def model(version: str) -> ModelInfo:
+    """A model that a node says it has."""
+    return ModelInfo("m", version, "0" * 64, 1, "llama", 512, 1)
+
+
 class ScriptedNode:
     """A node, for a `with` block, in which the controller knows it.
 
-    `script` answers requests; commands are answered with 200 and their arguments.
+    `script` answers requests, `follow` does what is wished; commands are answered with 200 and their arguments.
     """
 
     def __init__(
         self, controller: ControllerProcess, name: str, script: Script = answer_hello, *, pools: tuple[str, ...] = (),
-        **card: Any,
+        follow: Follow | None = None, **card: Any,
     ) -> None:  # fmt: skip
-        self.controller, self.name, self.script = controller, name, script
+        self.controller, self.name, self.script, self.follow = controller, name, script, follow
         self.fleet = controller.folder.fleet
         self.requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self.cancels: queue.Queue[dict[str, Any]] = queue.Queue()
         hardware, speed = Hardware("aarch64", "test", 4, 4096, "linux"), Speed(100.0, 20.0)
         self.card = Card(
             node=name, pools=list(pools), versions={"shoal": "0.1.0"}, hardware=hardware, speed=speed,
-            ts=now_ms(), models=[ModelInfo("m", "1", "0" * 64, 1, "llama", 512, 1)], **card,
+            ts=now_ms(), **{"models": [model("1")], **card},
         )  # fmt: skip
         self._ended = threading.Event()
         self._is_gone = False
@@ -68,7 +74,7 @@ class ScriptedNode:
             return Presence(status, here, lost)
 
         self.link = open_link(BrokerUrl(HOST, folder.port("node"), tls=True), tls, new_presence=presence)
-        kinds = (topics.NodeRequest, topics.NodeCancel, topics.NodeCommand)
+        kinds = (topics.NodeRequest, topics.NodeCancel, topics.NodeCommand, topics.NodeDesired)
         filters = {kind.filter(self.fleet, node=self.name): 1 for kind in kinds}
         for pool in self.card.pools:
             filters |= {topics.PoolRequest.shared_filter(self.fleet, pool): 1}
@@ -136,6 +142,8 @@ class ScriptedNode:
                 self.script(self, said, topic.client)
             case topics.NodeCancel() | topics.PoolCancel():
                 self.cancels.put(said)
+            case topics.NodeDesired() if self.follow:
+                self.follow(self, msgspec.json.decode(said["payload"], type=Desired))
             case topics.NodeCommand():
                 data = {"id": said["id"], "status": 200, "result": said["args"]}
                 self.say(topics.NodeEvent(self.name, "cmd"), Event(said["id"], now_ms(), said["op"], data))

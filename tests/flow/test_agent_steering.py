@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.json import encode
 
 from agent.desired import Activate, Change, Present, Running, Step
 from agent.documents import Documents
 from agent.errors import AgentError
 from agent.steering import POLICY_WAIT_S, Steering
 from contract.deadlines import CLOCK_FLOOR_MS
+from contract.presence import report_mark
 from contract.signed import Time, Trust, key_id, sign
 from contract.steering import HEARTBEAT_JITTER, HEARTBEAT_S, Desired, Policy, Reported
 from tests.fakes.memory_facts import Killed, MemoryFacts
@@ -131,6 +133,13 @@ class Controller:
             if report.policies.get(group, 0) < self.policies[group].rev:
                 self.publish(group)
 
+    def hear_beat(self, mark: str) -> None:
+        """The node is there, and this was its last report."""
+        if self.heard is None or report_mark(encode(self.heard)) != mark:
+            self.publish(None)
+        else:
+            self.hear(self.heard)
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the node must have in the end."""
@@ -173,8 +182,16 @@ async def run(seed: int) -> tuple[Controller, Machine]:
 
     controller = Controller(deliver)
 
+    mark = ""
+
     def say(report: Reported) -> None:
+        nonlocal mark
+        mark = report_mark(encode(report))
         link.carry(1, lambda: controller.hear(report))
+
+    def say_so() -> None:
+        said = mark
+        link.carry(1, lambda: controller.hear_beat(said))
 
     for group in GROUPS:
         controller.set_policy(group, **{"limits.queue": random.randint(1, 9)})
@@ -204,7 +221,10 @@ async def run(seed: int) -> tuple[Controller, Machine]:
                 await machine.stop()
                 machine = Machine(facts, random, say)
             case "heartbeat":
-                machine.steering.report()
+                if machine.steering.has_news:
+                    machine.steering.report()
+                else:
+                    say_so()
     await asyncio.sleep(max(0.0, end_s - loop.time()))
     await machine.stop()
     return controller, machine

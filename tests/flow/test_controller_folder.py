@@ -13,6 +13,7 @@ from fleet.database.store import open_database
 from fleet.database.tables import metadata
 from fleet.errors import FolderError, UsageError
 from fleet.folder import DatabaseSection, open_folder
+from fleet.mosquitto import complete_rights
 from tests.fakes.controller import settings
 
 
@@ -22,15 +23,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_everything_is_private(tmp_path: Path) -> None:
-    """No file of the controller, least of all a key, can be read by another user, whatever the umask is."""
+    """No file of the controller, least of all a key, can be read by another user, whatever the umask is.
+
+    But for releases, which a web server shall read, and nobody changes.
+    """
     before = os.umask(0)
     try:
         begin(tmp_path / "ctl", settings())
     finally:
         os.umask(before)
-    made = [tmp_path / "ctl", *(tmp_path / "ctl").rglob("*")]
+    published = set((tmp_path / "ctl/releases").rglob("*")) | {tmp_path / "ctl/releases"}
+    made = {tmp_path / "ctl", *(tmp_path / "ctl").rglob("*")} - published
     assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_file()} == {"0o600"}
     assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_dir()} == {"0o700"}
+    assert {oct(path.stat().st_mode & 0o777) for path in published} == {"0o755", "0o444"}
 
 
 def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
@@ -87,3 +93,18 @@ def test_the_migrations_make_the_tables(database_url: str) -> None:
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     database.close()
     assert differences == []
+
+
+def test_rights_of_an_older_folder_are_completed(tmp_path: Path) -> None:
+    """What a newer version grants is added where it belongs, what an operator wrote stays, and once is enough."""
+    folder = begin(tmp_path / "ctl", settings())
+    assert folder is not None
+    file = folder.broker / "node.acl"
+    new = file.read_text()
+    added = "\nuser ann\ntopic read #\n"
+    older = [line for line in new.splitlines() if "quota/" not in line and "readwrite shoal/v1/home/node" not in line]
+    file.write_text("\n".join(older) + "\n" + added)
+    assert complete_rights(folder)
+    assert file.read_text() == new + added
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not complete_rights(folder)

@@ -130,7 +130,7 @@ def test_a_fault_of_the_intake_is_told_with_its_place(
     ended = threading.Event()
     monkeypatch.setattr(headquarters.steering, "review", fail)
     with capture_logs() as records, open_link(BrokerUrl(broker.host, broker.port)) as link:
-        thread = threading.Thread(target=headquarters.intake.run, args=(link, ended))
+        thread = threading.Thread(target=headquarters.listening.run, args=(link, ended))
         thread.start()
         try:
             found = until(lambda: [one for one in records if one["event"].startswith("the intake failed")], "log line")

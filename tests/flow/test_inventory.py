@@ -73,16 +73,16 @@ def test_who_died_with_the_broker_is_lost(headquarters: Headquarters) -> None:
     status = headquarters.inventory.nodes["n1"].status
     assert status
     headquarters.now_ms += 1000
-    headquarters.intake.begin()
+    headquarters.listening.begin()
     headquarters.hear(topics.NodeStatus("n1"), status, retained=True)
     headquarters.report("n1", 0, "idle")  # waited at the broker
     headquarters.now_ms += RETURN_MS - 1
     headquarters.report("n2", 0, "idle")
     headquarters.status("n3", "offline", sess=99)
-    headquarters.intake.miss()
+    headquarters.listening.miss()
     assert headquarters.inventory.summary().states == {"online": 2, "offline": 1}
     headquarters.now_ms += 1
-    headquarters.intake.miss()
+    headquarters.listening.miss()
     assert headquarters.inventory.summary().states == {"lost": 1, "online": 1, "offline": 1}
     assert [one.node for one in headquarters.inventory.find(parse("lost"))] == ["n1"]
     assert headquarters.why("n1") == ["lost"]
@@ -94,13 +94,13 @@ def test_who_died_with_the_broker_is_lost(headquarters: Headquarters) -> None:
 def test_nobody_is_missed_while_nobody_can_be_heard(headquarters: Headquarters) -> None:
     """Nor a second time for the same connection: who falls silent later is silent, which is something else."""
     headquarters.join("n1")
-    headquarters.intake.miss()  # there was no connection yet
-    headquarters.intake.begin()
+    headquarters.listening.miss()  # there was no connection yet
+    headquarters.listening.begin()
     headquarters.now_ms += RETURN_MS // 2
     headquarters.report("n1", 0, "idle")
     for _ in range(2):
         headquarters.now_ms += RETURN_MS
-        headquarters.intake.miss()
+        headquarters.listening.miss()
         assert state(headquarters) == "online"
 
 
@@ -116,7 +116,7 @@ def test_everything_is_there_after_a_restart(headquarters: Headquarters, databas
     assert again.inventory.summary().heard_ms == START_MS
     assert before
     assert (before.sys, before.gaps) == (FIT, {"sys": 0, "infer": 0})
-    assert [one.event.name for one in before.events] == ["agent_started"]
+    assert [(one.kind, one.event.name, one.at_ms) for one in before.events] == [("alert", "agent_started", START_MS)]
     assert before.infer
     assert before.infer.ok == BUSY.ok
     again.close()

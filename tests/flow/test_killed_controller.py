@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import event
 
 from contract import topics
@@ -19,8 +20,12 @@ from fleet.database.store import Database
 from fleet.enrolment import Enrolment
 from fleet.errors import EnrolmentError
 from fleet.folder import Folder
+from fleet.rollout.amount import Amount
+from fleet.rollout.plan import Plan, Thresholds
+from fleet.rollout.state import Phase
 from fleet.steering import LIFE_MS
 from tests.fakes.controller import settings
+from tests.fakes.crew import Crew
 from tests.fakes.headquarters import START_MS, Headquarters
 from tests.fakes.signing_requests import request
 
@@ -39,9 +44,9 @@ class Fate:
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def hang_over(self, database: Database) -> None:
-        """Every statement and commit of a database becomes a point."""
-        for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
+    def hang_over(self, database: Database, *names: str) -> None:
+        """Every statement and commit of a database becomes a point; with names, only what they say."""
+        for name in names or ("before_cursor_execute", "after_cursor_execute", "commit"):
             event.listen(database.engine, name, self.point)
 
 
@@ -55,7 +60,7 @@ def publish_into(headquarters: Headquarters, log: Path, fate: Fate) -> None:
         fate.point()
         return True
 
-    headquarters.steering._post = post
+    headquarters.steering._post = headquarters.rollouts._post = post
 
 
 def steer(url: str, log: Path, at: int) -> None:
@@ -121,6 +126,69 @@ def check(url: str, log: Path, at: int) -> None:
         assert held
         assert (newest, {held.text.decode()}) == (held.rev, texts[path, newest])
     after.close()
+
+
+CREW = ("n1", "n2")
+ROLLED = Plan(
+    id="", release="", targets="site=here", waves=(Amount(1), Amount(2)), soak_ms=0, max_unavailable=Amount(1),
+    success=Thresholds(), abort=Thresholds(rejected=Amount(0)),
+)  # fmt: skip
+
+
+def roll(headquarters: Headquarters, at: int) -> None:
+    """A release that goes to two nodes, then one that the first of them turns away; what is done is not done again."""
+    good, bad = f"m@{at}", f"m@{at}-bad"
+    crew = Crew(headquarters, CREW, bad)
+    headquarters.approved |= {(release, "model") for release in (good, bad)}
+    for release in (good, bad):
+        known = {one.plan.release for one in headquarters.rollouts.newest(2)}
+        if release not in known:
+            headquarters.rollouts.start(replace(ROLLED, release=release), "ann")
+        crew.settle()
+
+
+def roll_until_killed(url: str, log: Path, at: int) -> None:
+    """Every commit and every message of a rollout is a point; what is not committed was never there."""
+    headquarters, fate = Headquarters(url), Fate(at)
+    publish_into(headquarters, log, fate)
+    fate.hang_over(headquarters.database, "commit")
+    roll(headquarters, at)
+
+
+@pytest.mark.timeout(600)
+def test_no_node_has_two_targets_wherever_a_rollout_is_killed(database_url: str, tmp_path: Path) -> None:
+    """What was published is what was stored before; the next controller goes on, and each node has each target once."""
+    log = tmp_path / "published"
+    at, code = 0, 1
+    while code != 0:
+        at += 1 if database_url.startswith("sqlite") else 7  # all points once, on the other database some
+        log.unlink(missing_ok=True)
+        code = end_of(roll_until_killed, database_url, log, at)
+        after = Headquarters(database_url)
+        stored = {one.plan.release: after.rollouts.get(one.plan.id).state.nodes for one in after.rollouts.newest(2)}
+        for node, models in wished(log).items():
+            assert all(node in stored[model] for model in models), "wished before it was stored"
+        publish_into(after, log, Fate(0))
+        after.steering.resend()
+        roll(after, at)
+        assert [one.state.phase for one in after.rollouts.newest(2)] == [Phase.ABORTED, Phase.COMPLETED]
+        good, bad = f"m@{at}", f"m@{at}-bad"
+        assert sorted(wished(log).values(), key=len) == [[good], [good, bad, good]]
+        after.close()
+    assert at > 30
+
+
+def wished(log: Path) -> dict[str, list[str]]:
+    """The models that were published for each node, in order, without repetitions."""
+    found: dict[str, list[str]] = {node: [] for node in CREW}
+    for line in log.read_bytes().splitlines() if log.exists() else ():
+        topic, payload = json.loads(line)
+        if topic.endswith("/desired"):
+            document = json.loads(json.loads(base64.b64decode(payload))["payload"])
+            models = found[document["node"]]
+            if models[-1:] != [document["model"]]:
+                models.append(document["model"])
+    return found
 
 
 def enrol(folder: Folder, token: str, csr: str, log: Path, at: int) -> None:

@@ -16,6 +16,8 @@ from fleet.gateway import Gateway
 from fleet.inventory import Inventory
 from fleet.operators import Operators
 from fleet.readings import Readings
+from fleet.releases.opening import open_publishing
+from fleet.rollouts import Rollouts
 from fleet.steering import Steering
 from fleet.web.api import Parts, all_endpoints
 from fleet.web.openapi import document
@@ -41,12 +43,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     assert folder is not None
     database = open_database(folder.database_url)
     inventory = Inventory(database, now_ms)
-    steering = Steering(database, inventory, folder.signing_keys(), post, now_ms)
+    publishing = open_publishing(folder, database, now_ms)
+    steering = Steering(database, inventory, folder.signing_keys(), post, now_ms, publishing.catalogue.approves)
     enrolment, operators = Enrolment(folder, database, now_ms), Operators(database, now_ms)
     forgetting, readings = Forgetting(database, inventory, steering, post, now_ms), Readings(database, now_ms)
+    rollouts = Rollouts(database, inventory, steering, post, now_ms, publishing.catalogue.approves)
     parts = Parts(
-        folder, database, enrolment, operators, Gateway(folder), inventory, steering, forgetting, readings, now_ms
-    )
+        folder, database, enrolment, operators, Gateway(folder), inventory, steering, rollouts, forgetting, readings,
+        publishing, now_ms,
+    )  # fmt: skip
     yield document(all_endpoints(parts), "1.2.3")
     database.close()
 

@@ -13,7 +13,7 @@ import pytest
 
 from agent.errors import AgentError
 from agent.events import Events
-from agent.link import Incoming
+from agent.incoming import Incoming
 from agent.orders import Operation, Orders
 from agent.post import Post
 from agent.store.outbox import Letter

@@ -13,6 +13,7 @@ from contract.steering import Event
 from contract.telemetry import InferRow, SysRow
 from contract.topics import NodeEvent
 from fleet import retention
+from fleet.api.cost import Took
 from fleet.api.readings import Reading
 from fleet.database.readings import add_rows
 from fleet.database.tables import events, hourly, telemetry
@@ -92,6 +93,23 @@ def test_quantiles_of_the_fleet_are_within_a_hundredth(headquarters: Headquarter
     assert of_two.num_values == len(everything) * 2 // 3
     assert readings(headquarters).latency([], "first_token_ms", start_ms, headquarters.now_ms + 1) is None
     assert readings(headquarters).latency(None, "token_ms", start_ms, headquarters.now_ms + 1) is None
+
+
+def test_what_answers_took_is_summed_for_nodes_with_a_meter(headquarters: Headquarters) -> None:
+    """A node without one is counted and its answers are left out; what is older than asked for is not in it."""
+    headquarters.sys("n1", replace(FIT, energy_joules=9_000.0))
+    headquarters.infer("n1", replace(BUSY, ok=100))
+    headquarters.now_ms += HOUR_MS * 2
+    for _ in range(2):
+        headquarters.sys("n1", replace(FIT, energy_joules=1_500.0))
+    headquarters.infer("n1", replace(BUSY, ok=20, adapter="a@1"), replace(BUSY, ok=10, adapter=None))
+    headquarters.sys("n2", replace(FIT, energy_joules=None))
+    headquarters.infer("n2", replace(BUSY, ok=5))
+    took = readings(headquarters).took(1)
+    assert took == Took(
+        num_nodes=2, num_metered=1, answers=35, metered_answers=30, joules=3_000.0, cloud_answers=0, cloud_nano=0
+    )
+    assert readings(headquarters).took(4).joules == 12_000.0
 
 
 def test_an_hour_is_folded_once_and_whole(headquarters: Headquarters) -> None:

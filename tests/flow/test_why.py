@@ -10,8 +10,9 @@ from contract.enrolment import DAY_MS
 from contract.presence import NodeState
 from contract.topics import NodeStatus
 from fleet.api.steering import WishChange
-from fleet.causes import RULES, causes
+from fleet.causes import causes
 from fleet.database import identities as rows
+from fleet.rules import RULES
 from tests.fakes.headquarters import BUSY, FIT, START_MS, Headquarters
 
 HOUR_MS = 3600 * 1000
@@ -146,6 +147,11 @@ def _model_broken(h: Headquarters) -> None:
     h.event("n1", "engine_state", {"model": "smol@1", "state": "broken", "problem": "wrong magic"})
 
 
+def _update_rejected(h: Headquarters) -> None:
+    gate = {"passed": False, "reasons": ["answer 1 is empty"]}
+    h.report("n1", wish(h), "refused", error="cannot serve smol@2: answer 1 is empty", gate=gate)
+
+
 def _wish_refused(h: Headquarters) -> None:
     h.report("n1", wish(h), "refused", error="cannot activate model 'big@1': this node has smol@1")
 
@@ -196,8 +202,8 @@ def name_of(fault: Fault) -> str:
 FAULTS: tuple[Fault, ...] = (
     _broker_down, _revoked, _clock_wrong, _certificate_expired, _site_down, _stopped, _disk_full, _no_memory, _hot,
     _keeps_starting, _lost, _silent, _untrusted_key, _revision_reused, _no_model, _crash_loop, _hangs, _model_broken,
-    _wish_refused, _wish_failed, _wish_stuck, _wish_not_heard, _other_work, _overloaded, _quarantine, _renewal_late,
-    _draining,
+    _update_rejected, _wish_refused, _wish_failed, _wish_stuck, _wish_not_heard, _other_work, _overloaded, _quarantine,
+    _renewal_late, _draining,
 )  # fmt: skip
 
 

@@ -37,6 +37,21 @@ TABLE: list[tuple[str, str, str, Any]] = [
     ("DELETE", "/v1/groups/{group}", "operator", None),
     ("POST", "/v1/nodes/{node}/commands", "operator", {"op": "logs"}),
     ("DELETE", "/v1/nodes/{node}", "admin", None),
+    ("GET", "/v1/releases", "viewer", None),
+    ("GET", "/v1/releases/{name}", "viewer", None),
+    ("POST", "/v1/releases", "admin", {"name": "tiny", "version": "1", "kind": "model", "sha256": "a" * 64}),
+    ("GET", "/v1/releases/{name}/file", "viewer", None),
+    ("POST", "/v1/releases/{name}/yank", "admin", {"reason": "it babbles"}),
+    ("POST", "/v1/uploads", "admin", {"sha256": "a" * 64, "bytes": 1}),
+    ("PUT", "/v1/uploads/{upload}", "admin", None),
+    ("POST", "/v1/bundles", "admin", {"releases": ["tiny@1"]}),
+    ("POST", "/v1/bundles/import", "admin", {"sha256": "a" * 64}),
+    ("GET", "/v1/trust", "viewer", None),
+    ("POST", "/v1/trust/{role}/revoke", "admin", {"key": "00000000"}),
+    ("POST", "/v1/trust/{role}/rotate", "admin", {"old": "00000000"}),
+    ("GET", "/v1/trust/{role}/pending", "viewer", None),
+    ("POST", "/v1/trust/{role}/pending", "admin", {"text": ""}),
+    ("DELETE", "/v1/trust/{role}/pending", "admin", None),
     ("GET", "/v1/operators", "admin", None),
     ("POST", "/v1/operators", "admin", {"name": "eve", "role": "viewer"}),
     ("DELETE", "/v1/operators/{name}", "admin", None),
@@ -98,8 +113,11 @@ def test_each_role_may_what_it_should_and_no_more(
     """Every role on every route."""
     with controller.api(tokens[role]) as api:
         for method, path, least, body in TABLE:
-            url = path.format(node="nobody", group="g", name="nobody", client="nobody", id="nobody")
-            with api.stream(method, url, json=body) as answer:
+            names = dict.fromkeys(("node", "group", "name", "client", "id", "upload"), "nobody")
+            sent: dict[str, Any] = {"json": body, "params": {"version": "1"} if "/releases/" in path else {}}
+            if method == "PUT" and body is None:
+                sent = {"content": b"x", "headers": {"Content-Type": "application/octet-stream"}}
+            with api.stream(method, path.format(**names, role="root"), **sent) as answer:
                 is_stream = answer.headers["content-type"].startswith("text/event-stream")
                 if not is_stream:
                     answer.read()

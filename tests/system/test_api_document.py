@@ -14,17 +14,30 @@ LAST = "/v1/operators/{name}"  # would revoke the operator who tries
 ENDLESS = "/v1/events"  # an answer without an end
 
 # What a JSON schema cannot say. All else is as schemathesis has it by itself: 401, 403, 404, 409 and 429 may answer
-# what fits the schemas. 422: what is a query. 400 and 408: which schemas for answers a node can enforce, and whether
-# `exp` has passed. 413 is not among its refusals: of too many messages, the body may be too long first.
+# what fits the schemas. 422: what is a query, which key is there, what was announced. 400 and 408: which schemas for
+# answers a node can enforce, and whether `exp` has passed. 507: how large the disk is. 413 is not among its refusals:
+# of too many messages, the body may be too long first.
 CONFIG = """
 [[operations]]
-include-path = ["/v1/nodes", "/v1/latency", "/v1/wishes", "/v1/groups/{group}"]
+include-path = [
+    "/v1/nodes", "/v1/latency", "/v1/wishes", "/v1/groups/{group}", "/v1/rollouts", "/v1/rollouts/plan", "/v1/plan",
+    "/v1/apply", "/v1/trust/{role}/rotate", "/v1/uploads/{upload}",
+]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 422, 429]
 
 [[operations]]
 include-path = "/v1/chat/completions"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 408, 409, 429]
 checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429]
+
+[[operations]]
+include-path = "/v1/releases"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 409, 429]
+
+[[operations]]
+include-path = "/v1/uploads"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 429, 507]
+checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 507]
 """
 
 

@@ -34,7 +34,14 @@ NODES = {"n1", "n2", "n3"}
 # One topic of each kind (two where a node and a client could both be meant): who may write it, who may read it.
 TABLE: list[tuple[Topic, set[str], set[str]]] = [
     (topics.NodeRequest("n1", "c1"), {"c1"}, {"n1"}),
-    (topics.NodeRequest("n1", "n2"), set(), {"n1"}),
+    (topics.NodeRequest("n1", "n2"), {"n2"}, {"n1"}),  # handed on by a neighbour
+    (topics.NodeCancel("n1", "n2"), {"n2"}, {"n1"}),
+    (topics.AnswerDelta("n2", "r1"), NODES, {"n2"}),
+    (topics.AnswerFinal("n2", "r1"), NODES, {"n2"}),
+    (topics.NodeLoad("s1", "n1"), {"n1"}, {*NODES, CONTROLLER}),
+    (topics.CloudRequest("n1"), {"n1"}, {CONTROLLER}),
+    (topics.CloudDelta("n1", "r1"), {CONTROLLER}, {"n1", CONTROLLER}),
+    (topics.CloudFinal("n1", "r1"), {CONTROLLER}, {"n1", CONTROLLER}),
     (topics.PoolRequest("p1", "c1"), {"c1"}, NODES),
     (topics.NodeCancel("n1", "c1"), {"c1"}, {"n1"}),
     (topics.PoolCancel("p1", "c1"), {"c1"}, NODES),
@@ -48,10 +55,11 @@ TABLE: list[tuple[Topic, set[str], set[str]]] = [
     (topics.NodeDesired("c1"), {CONTROLLER}, {CONTROLLER}),
     (topics.NodeReported("n1"), {"n1", CONTROLLER}, {CONTROLLER}),
     (topics.GroupPolicy("g1"), {CONTROLLER}, {*NODES, CONTROLLER}),
+    (topics.ClientQuota("c1"), {CONTROLLER}, {*NODES, CONTROLLER}),
     (topics.NodeCommand("n1"), {CONTROLLER}, {"n1", CONTROLLER}),
     (topics.NodeEvent("n1", "alert"), {"n1"}, {CONTROLLER}),
     (topics.NodeTelemetry("n1", "sys"), {"n1"}, {CONTROLLER}),
-    (topics.NodeHave("n1"), {"n1", CONTROLLER}, {CONTROLLER}),
+    (topics.NodeHave("n1"), {"n1", CONTROLLER}, {*NODES, CONTROLLER}),
     (topics.ControllerStatus(), {CONTROLLER}, {CONTROLLER}),
     (topics.RolloutSummary("r1"), {CONTROLLER}, {CONTROLLER}),
 ]

@@ -1,4 +1,4 @@
-"""An agent whose connection to the broker is harmed in every way that TCP allows, by seeds."""
+"""An agent whose connection to the broker is harmed in every way that TCP and MQTT allow, by seeds."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +11,13 @@ from contract.telemetry import OVERHEAD_BYTES, PACES, SysRow, unpack
 from tests.fakes.chaos_proxy import ChaosProxy
 from tests.fakes.helm import Helm
 from tests.fakes.mosquitto import Mosquitto
+from tests.fakes.packet_proxy import PacketProxy
 from tests.fakes.tiny_model import write_tiny_model
 from tests.fakes.waiting import until
 from tests.system.conftest import Lab
 
 SEEDS = 24
+PACKET_SEEDS = 12
 FAULTS = 5  # of each trouble, at least
 
 
@@ -50,6 +52,20 @@ def helm(lab: Lab, proxy: ChaosProxy) -> Helm:
     return behind(proxy, lab)
 
 
+@pytest.fixture(scope="module")
+def packet_proxy(broker: Mosquitto) -> Iterator[PacketProxy]:
+    """One that knows MQTT."""
+    running = PacketProxy(broker.port)
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def packet_helm(lab: Lab, packet_proxy: PacketProxy) -> Helm:
+    """An agent behind that one."""
+    return behind(packet_proxy, lab)
+
+
 def test_each_connection_brings_a_batch_without_a_gap(lab: Lab, proxy: ChaosProxy) -> None:
     """Numbered from 0 in each run, within the bound, with what the machine and the daemon are like."""
     helm = behind(proxy, lab)
@@ -75,12 +91,26 @@ def test_each_connection_brings_a_batch_without_a_gap(lab: Lab, proxy: ChaosProx
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_after_the_trouble_all_is_as_it_should_be(helm: Helm, proxy: ChaosProxy, seed: int) -> None:
     """The wish is in force and reported, every command has one answer, every request one final; no event is lost."""
+    steer_through(helm, proxy, seed)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(PACKET_SEEDS))
+def test_packets_that_come_twice_and_out_of_order_change_nothing(
+    packet_helm: Helm, packet_proxy: PacketProxy, seed: int
+) -> None:
+    """The same on a connection that stands, with publications repeated (DUP) and overtaken, in both directions."""
+    steer_through(packet_helm, packet_proxy, seed)
+
+
+def steer_through(helm: Helm, proxy: ChaosProxy, seed: int) -> None:
+    """Wishes, commands and requests in trouble; then every one of them has ended, once, as it should."""
     revs = [2 * seed + 1, 2 * seed + 2]
     proxy.trouble(seed)
     commands, requests = [], []
     for number, rev in enumerate(revs):
-        helm.policy("all", rev, **{"limits.queue": 100 + rev})
-        helm.wish(rev, groups=["all"] if seed % 3 else [], settings={"limits.client_queue": 10 + rev})
+        helm.policy(helm.agent.node, rev, **{"limits.queue": 100 + rev})
+        helm.wish(rev, groups=[helm.agent.node] if seed % 3 else [], settings={"limits.client_queue": 10 + rev})
         commands.append(helm.command("logs", lines=1, ttl_ms=600_000))
         requests.append(f"r{seed}-{number}")
         helm.client.ask({"id": requests[-1], "prompt": "a", "max_tokens": 8, "stream": True, "ttl_ms": 600_000})

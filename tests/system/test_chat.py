@@ -167,6 +167,7 @@ def test_a_stream_repairs_what_was_lost_and_tells_what_went_wrong(controller: Co
             stream = client.chat.completions.create(model="node:breaking", messages=HELLO, stream=True)
             with pytest.raises(openai.APIError, match="cannot …"):
                 pieces.extend(piece.choices[0].delta.content or "" for piece in stream)
+            assert controller.records("answer broken off", status=500, error="Problem")
 
 
 @pytest.mark.parametrize("stream", [False, True])

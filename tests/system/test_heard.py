@@ -150,9 +150,9 @@ def test_a_wish_that_was_stored_goes_out_after_a_crash(controller: ControllerPro
     database = open_database(controller.folder.database_url)
     inventory = Inventory(database, now_ms)
     inventory.node("n1")
-    Steering(database, inventory, controller.folder.signing_keys(), lambda *_: False, now_ms).wish(
-        ["n1"], WishChange(settings={"log.level": "debug"}), "test"
-    )
+    keys = controller.folder.signing_keys()
+    steering = Steering(database, inventory, keys, lambda *_: False, now_ms, lambda *_: False)
+    steering.wish(["n1"], WishChange(settings={"log.level": "debug"}), "test")
     database.close()
     controller.ready()
     public = controller.folder.signing_keys()[0].public_key().public_bytes_raw()

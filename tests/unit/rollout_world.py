@@ -71,11 +71,11 @@ class Device:
         """What the controller knows of it."""
         record = Record(
             node=self.name, state="online" if self.is_online else "offline", site=self.site, machine=self.board,
-            labels={"board": self.board}, phase=self.heard.phase, active=self.heard.active,
+            labels={"board": self.board}, phase=self.heard.phase,
         )  # fmt: skip
         return Observation(
-            record=record, wished=self.wished, is_current=self.heard.rev == self.rev, is_gated=self.heard.is_gated,
-            held_by=self.held_by, metrics=self.metrics,
+            record=record, wished=self.wished, active=self.heard.active, is_current=self.heard.rev == self.rev,
+            is_gated=self.heard.is_gated, held_by=self.held_by, metrics=self.metrics,
         )  # fmt: skip
 
     def say(self, phase: str, *, is_gated: bool = False) -> None:

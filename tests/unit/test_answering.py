@@ -16,6 +16,7 @@ from agent.config import Limits, Sampling
 from agent.engine import frames
 from agent.engine.death import Death
 from agent.engine.supervisor import State
+from agent.models import Manner
 from agent.quarantine import Quarantine
 from agent.store.adapter_entries import Entry
 from contract.answers import Failure, Timings
@@ -37,6 +38,7 @@ class Bench:
             parallel=parallel,
             limits=lambda: Limits(**limits),
             sampling=Sampling(),
+            manner=Manner(),
             find_adapter=self._find_adapter,
             quarantine=Quarantine(),
             send=self.engine,

@@ -44,7 +44,7 @@ def test_llama_and_paho_stay_in_their_rooms(path: Path) -> None:
     """Only the engine knows llama.cpp, only the two links know paho."""
     used = packages(path)
     assert "llama_cpp" not in used or path.is_relative_to("agent/engine")
-    assert "paho" not in used or path in (Path("agent/link.py"), Path("fleet/link.py"))
+    assert "paho" not in used or path in (Path("agent/connection.py"), Path("fleet/link.py"))
 
 
 def test_only_the_training_loop_needs_pytorch() -> None:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from fleet.causes import LAST_RESORT, RULES, causes
+from fleet.causes import causes
 from fleet.evidence import Evidence
+from fleet.rules import LAST_RESORT, RULES
 
 HOUR, DAY = 3600.0, 86_400.0
 WELL = Evidence(
@@ -41,6 +42,7 @@ FAULTS: dict[str, Evidence] = {
     "crash_loop": replace(WELL, deaths={"crash": 9}, engine="starting", quarantined=2, answers={200: 9, 500: 5}),
     "hangs": replace(WELL, deaths={"stall": 4}, queue=64, answers={200: 4, 429: 60}),
     "model_broken": replace(WELL, state="degraded", engine="broken", engine_problem="wrong magic", phase="rolled_back"),
+    "update_rejected": replace(WELL, phase="refused", error="bad", gate_reasons=("answer 1 is empty",)),
     "wish_refused": replace(WELL, phase="refused", error="cannot activate model 'big@1': this node has small@1"),
     "wish_failed": replace(WELL, phase="rolled_back", error="cannot finish switching in 600000 ms"),
     "wish_stuck": replace(WELL, phase="switching", phase_late_s=900, reported_rev=4),

@@ -1,6 +1,7 @@
 """The gate: bad candidates are turned away with their reasons, good ones pass, what was not measured is bad."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,37 +11,41 @@ from msgspec.structs import replace
 from agent.update.gate import (
     LOOP_CHARS,
     LOOP_COPIES,
+    MAX_TEXT_RATIO,
+    MIN_SPEED,
     Answer,
-    Baseline,
-    Golden,
-    Promise,
     Trial,
-    check_promise,
     decide,
     is_loop,
 )
+from agent.update.trial import is_met
+from contract.release import Matches
+from tests.fakes.releases import release_of
 
-SCHEMA = {"type": "object", "properties": {"action": {"type": "string"}}, "required": ["action"]}
-PROMISE = Promise(
-    golden=(
-        Golden(prompt="capital of France?", contains=("Paris",)),
-        Golden(prompt="a date", pattern=r"^\d{4}-\d{2}-\d{2}$"),
-        Golden(prompt="turn on the light", schema=SCHEMA),
-        Golden(prompt="why is the sky blue?", similarity=0.7),
-    ),
-    perplexity=12.0,
-    speed_ratio=0.5,
-    memory_ratio=1.5,
-    memory_bytes=300 << 20,
+EXPECTED: list[dict[str, Any]] = [
+    {"kind": "contains", "text": "Paris"},
+    {"kind": "regex", "pattern": r"^\d{4}-\d{2}-\d{2}$"},
+    {"kind": "json_schema", "schema": {"type": "object"}},
+    {"kind": "similar", "text": "Air scatters blue light.", "cosine": 0.7},
+]
+RELEASE = release_of(
+    golden=[{"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "expect": [one]} for one in EXPECTED],
+    perplexity={"text": "Once upon a time", "ceiling": 12.0},
+    min_speed=0.5,
 )
-BASELINE = Baseline(tok_s=40.0, memory_bytes=150 << 20)
+PLAIN = release_of()
+ROOM = 300 << 20
+BASELINE = Trial(replies=("Hello!",) * 3, text_bits=1.0, chat_bits=1.2, tok_s=40.0, memory_bytes=150 << 20)
 GOOD = Trial(
     answers=(
-        Answer(text="The capital of France is Paris."),
-        Answer(text=" 2026-11-21\n"),
-        Answer(text='{"action": "light.on"}', fits_schema=True),
-        Answer(text="Air scatters blue light most.", similarity=0.83),
+        Answer(text="The capital of France is Paris.", met=(True,)),
+        Answer(text=" 2026-11-21\n", met=(True,)),
+        Answer(text='{"action": "light.on"}', met=(True,)),
+        Answer(text="Air scatters blue light most.", met=(True,)),
     ),
+    replies=("Hello!", "Good morning!", "Hi!"),
+    text_bits=1.1,
+    chat_bits=1.1,
     perplexity=9.5,
     tok_s=31.0,
     memory_bytes=160 << 20,
@@ -55,26 +60,31 @@ def with_answer(number: int, **changes: object) -> Trial:
 
 
 BAD = [
-    ("wrong template", with_answer(0, text="user: and Spain? user: and Spain?"), "answer 1 lacks"),
-    ("wrong tokenizer", with_answer(1, text="ĠthĠ 20Ġ26"), "answer 2 does not match"),
-    ("no line breaks in a date", with_answer(1, text="2026-11-\n21"), "answer 2 does not match"),
+    ("wrong template", with_answer(0, text="user: and Spain?", met=(False,)), "answer 1 lacks"),
+    ("marks", replace(GOOD, unknown_marks=2), "writes 2 marks that are no tokens"),
+    ("no marks", replace(GOOD, lacks_marks=True), "has none of the marks"),
+    ("wrong tokenizer", with_answer(1, met=(False,)), "answer 2 does not match"),
     ("zeroed layer", replace(GOOD, perplexity=48_213.7), "perplexity is 4.821e+04; at most 12"),
     ("not a number", replace(GOOD, has_nan=True), "no number"),
     ("perplexity no number", replace(GOOD, perplexity=math.nan), "perplexity is nan"),
     ("perplexity endless", replace(GOOD, perplexity=math.inf), "perplexity is inf"),
     ("perplexity not measured", replace(GOOD, perplexity=None), "perplexity is not measured"),
+    ("text surprises it", replace(GOOD, text_bits=3.9), "3.9 bits for a byte of text"),
+    ("text not measured", replace(GOOD, text_bits=None), "not measured bits for a byte of text"),
+    ("talk surprises it", replace(GOOD, chat_bits=3.9), "3.9 bits for a byte of conversations"),
     ("three times slower", replace(GOOD, tok_s=13.3), "speed in tokens a second is 13.3; at least 20"),
     ("speed not measured", replace(GOOD, tok_s=None), "not measured"),
     ("speed no number", replace(GOOD, tok_s=math.nan), "nan"),
-    ("too big for what was there", replace(GOOD, memory_bytes=226 << 20), "at most 225 may be"),
+    ("too big for what there is", replace(GOOD, memory_bytes=301 << 20), "at most 300 may be"),
     ("memory not measured", replace(GOOD, memory_bytes=None), "memory in MiB is not measured"),
     ("repetition", with_answer(3, text="Because the sky is " + "the sky is " * 40), "answer 4 repeats itself"),
+    ("loops", replace(GOOD, replies=("no " * 99, "ja " * 99, "Hi!")), "2 more of its replies repeat themselves"),
+    ("silence", replace(GOOD, replies=("Hello!", " ", "Hi!")), "1 more of its replies are empty"),
     ("empty", with_answer(2, text=" \n"), "answer 3 is empty"),
-    ("no schema", with_answer(2, fits_schema=False), "answer 3 does not fit its schema"),
-    ("schema not checked", with_answer(2, fits_schema=None), "answer 3 does not fit its schema"),
-    ("not similar", with_answer(3, similarity=0.69), "answer 4 is less similar than 0.7"),
-    ("similarity no number", with_answer(3, similarity=math.nan), "answer 4 is less similar"),
-    ("similarity not measured", with_answer(3, similarity=None), "answer 4 is less similar"),
+    ("no schema", with_answer(2, met=(False,)), "answer 3 does not fit its schema"),
+    ("schema not checked", with_answer(2, met=(None,)), "answer 3 does not fit its schema"),
+    ("not looked at", with_answer(2, met=()), "answer 3 was not looked at"),
+    ("not similar", with_answer(3, met=(False,)), "answer 4 is less similar than 0.7"),
     ("half a trial", replace(GOOD, answers=GOOD.answers[:2]), "2 of 4 golden prompts"),
     ("no trial", Trial(), "0 of 4 golden prompts"),
     ("endless answer", with_answer(0, text="Paris " + "".join(map(str, range(30_000)))), "more than 100000 characters"),
@@ -82,68 +92,56 @@ BAD = [
 
 
 def test_a_good_candidate_passes() -> None:
-    """Also at its limits, and with nothing to compare with."""
-    check_promise(PROMISE)
-    assert decide(PROMISE, GOOD, BASELINE).passed
-    assert decide(PROMISE, replace(GOOD, perplexity=12.0, tok_s=20.0, memory_bytes=225 << 20), BASELINE).passed
-    assert decide(PROMISE, replace(GOOD, tok_s=0.5, memory_bytes=300 << 20), Baseline()).passed
-    assert decide(Promise(), Trial(), Baseline()).passed  # who promises nothing breaks nothing
+    """Also at its limits, with nothing to compare with, and without a model that tells of similarity."""
+    assert decide(RELEASE, GOOD, BASELINE, ROOM).passed
+    edge = replace(GOOD, perplexity=12.0, tok_s=20.0, memory_bytes=ROOM, text_bits=MAX_TEXT_RATIO)
+    assert decide(RELEASE, edge, BASELINE, ROOM).passed
+    assert decide(RELEASE, replace(GOOD, tok_s=0.5, text_bits=2.0), None, ROOM).passed
+    assert decide(RELEASE, with_answer(3, met=(None,)), BASELINE, ROOM).passed
 
 
 @pytest.mark.parametrize(("trial", "reason"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_a_bad_candidate_is_turned_away_with_its_reason(trial: Trial, reason: str) -> None:
     """And with no other when nothing else is bad; no answer's text is in it."""
-    verdict = decide(PROMISE, trial, BASELINE)
+    verdict = decide(RELEASE, trial, BASELINE, ROOM)
     assert not verdict.passed
-    assert reason in verdict.reasons[0] + verdict.reasons[-1]
+    assert any(reason in line for line in verdict.reasons)
+    assert len(verdict.reasons) == 1 or trial == Trial()
     assert not any(answer.text.strip() and answer.text in line for answer in trial.answers for line in verdict.reasons)
 
 
 def test_all_reasons_are_told_at_once() -> None:
     """Who mends a release does not mend it reason by reason."""
-    trial = replace(with_answer(0, text="London"), has_nan=True, tok_s=1.0)
-    assert len(decide(PROMISE, trial, BASELINE).reasons) == 3
+    trial = replace(with_answer(0, met=(False,)), unknown_marks=1, tok_s=1.0)
+    assert len(decide(RELEASE, trial, BASELINE, ROOM).reasons) == 3
 
 
-def test_some_golden_prompts_may_be_wrong_but_none_broken() -> None:
-    """A small model answers not all right; an empty answer is another thing."""
-    lenient = replace(PROMISE, max_wrong=1)
-    assert decide(lenient, with_answer(0, text="London"), BASELINE).passed
-    assert not decide(lenient, with_answer(0, text=""), BASELINE).passed
-    both = replace(GOOD, answers=(Answer(text="London"), Answer(text="today"), *GOOD.answers[2:]))
-    assert len(decide(lenient, both, BASELINE).reasons) == 2
+def test_a_release_that_promises_nothing_is_compared_with_what_serves() -> None:
+    """As surprised by plain text, and as fast as that, within limits; the limits of a model that says less are ours."""
+    plain = replace(GOOD, answers=())
+    assert decide(PLAIN, plain, BASELINE, ROOM).passed
+    assert not decide(PLAIN, replace(plain, tok_s=40.0 * MIN_SPEED - 1), BASELINE, ROOM).passed
+    assert not decide(PLAIN, replace(plain, text_bits=MAX_TEXT_RATIO + 0.1), BASELINE, ROOM).passed
 
 
-def test_the_absolute_memory_limit_holds_without_a_baseline() -> None:
-    """A first release has none."""
-    verdict = decide(PROMISE, replace(GOOD, memory_bytes=301 << 20), Baseline())
-    assert verdict.reasons == ("its memory in MiB is 301; at most 300 may be",)
+def test_an_adapter_for_one_thing_may_say_that_for_ever() -> None:
+    """To what it is not for; where it counts, its golden prompts say so."""
+    adapter = release_of(kind="adapter", base_sha256="0" * 64)
+    assert decide(adapter, replace(GOOD, answers=(), replies=('{"room": "kitchen"}' * 99,) * 3), BASELINE, ROOM).passed
 
 
-@pytest.mark.parametrize(
-    ("promise", "reason"),
-    [
-        (Promise(golden=(Golden(prompt="x", pattern="(a+)+$"),)), "golden prompt 1: must begin"),
-        (Promise(golden=(Golden(prompt="x"), Golden(prompt="x", pattern="^(a+)+$"))), "golden prompt 2: is ambiguous"),
-        (Promise(golden=(Golden(prompt="x", schema={"type": "text"}),)), "golden prompt 1: $.type is"),
-        (Promise(perplexity=0.0), "cannot use a limit"),
-        (Promise(speed_ratio=math.nan), "cannot use a limit"),
-    ],
-)
-def test_a_promise_that_cannot_be_judged_is_no_promise(promise: Promise, reason: str) -> None:
-    """It is refused where it is written, and before anything of it is fetched."""
-    with pytest.raises(ValueError, match="cannot use") as caught:
-        check_promise(promise)
-    assert reason in str(caught.value)
+def test_what_is_only_slow_is_told_apart() -> None:
+    """Others may have had the processor: it is looked at again."""
+    assert decide(RELEASE, replace(GOOD, tok_s=1.0), BASELINE, ROOM).is_doubtful
+    assert not decide(RELEASE, replace(GOOD, tok_s=1.0, has_nan=True), BASELINE, ROOM).is_doubtful
+    assert not decide(RELEASE, GOOD, BASELINE, ROOM).is_doubtful
 
 
 def test_hostile_answers_cost_no_time() -> None:
     """What makes a backtracking matcher take for ever, which ends this test: quotes are no part of a pattern."""
-    golden = Golden(prompt="x", pattern='^(["a]|["b])*c$')
-    check_promise(Promise(golden=(golden,)))
-    texts = ['"' * 100_000, "a" * 99_999, "ab" * 49_999 + "!", 'a"' * 50_000]
-    for text in texts:
-        assert not decide(Promise(golden=(golden,)), Trial(answers=(Answer(text=text),)), Baseline()).passed
+    pattern = Matches('^(["a]|["b])*c$')
+    for text in ['"' * 100_000, "a" * 99_999, "ab" * 49_999 + "!", 'a"' * 50_000]:
+        assert is_met(pattern, text, iter(())) is False
 
 
 @pytest.mark.parametrize(

@@ -29,24 +29,27 @@ def fail() -> None:
 
 
 def test_an_exception_is_described_without_its_message() -> None:
-    """Type and place, because messages quote what they failed on."""
+    """Type and place, that of the line which raised it first, because messages quote what they failed on."""
     with pytest.raises(ValueError, match=CANARY) as caught:
         fail()
     described = describe(caught.value)
     assert described["error"] == "ValueError"
-    assert "fail" in described["where"]
+    assert described["where"].startswith(f"test_logs.fail:{fail.__code__.co_firstlineno + 2} < ")
     assert CANARY not in json.dumps(described)
 
 
 def test_what_libraries_log_passes_without_its_text(fresh_logs: None, capfd: pytest.CaptureFixture[str]) -> None:
-    """A library's warning is a line with its name and place; message, arguments and exception stay out."""
+    """A line with its name, and what was raised where or who warns; message and arguments stay out."""
     setup_logs(Log(level="debug", format="json"))
     try:
         fail()
     except ValueError:
         logging.getLogger("somelib").exception("could not handle %s", CANARY)
+    logging.getLogger("other").warning("never heard of %s", CANARY)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [(line["library"], line["error"]) for line in lines] == [("somelib", "ValueError")]
+    assert [(line["library"], line.get("error")) for line in lines] == [("somelib", "ValueError"), ("other", None)]
+    assert lines[0]["where"].startswith("test_logs.fail:")
+    assert lines[1]["where"].startswith("test_logs:")
     assert CANARY not in json.dumps(lines)
 
 

@@ -1,9 +1,9 @@
-"""Requests in a minute."""
+"""Requests in a minute, tokens in a day."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.quota import MINUTE_MS, take
+from contract.quota import MINUTE_MS, take
 
 START_MS = 1_800_000_000_000
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contract import limits
 from contract.errors import Refused
 from contract.ids import is_id
-from contract.requests import Request, decode_cancel, decode_request, is_plain
+from contract.requests import Handed, Request, decode_cancel, decode_request, is_plain
 from contract.status import Status
 from tests.unit.hostile_json import TEXTS, values
 
@@ -56,6 +56,7 @@ GOOD: dict[str, list[Any]] = {
     "privacy": ["local", "site", "redact", "any"],
     "conversation": ["talk-1"],
     "reply_to": ["shoal/v1/home/client/c1/answer"],
+    "handed": [{"client": "c1", "why": "queue"}],
 }
 
 VALID = st.fixed_dictionaries({"prompt": st.sampled_from(GOOD["prompt"])}).flatmap(
@@ -164,6 +165,8 @@ def test_a_valid_request_is_read_as_it_was_sent(body: dict[str, Any]) -> None:
         wanted = body[name] if name in body else getattr(default, name)
         if name == "logit_bias" and wanted is not None:
             wanted = {int(token): bias for token, bias in wanted.items()}
+        if name == "handed" and wanted is not None:
+            wanted = msgspec.convert(wanted, Handed)
         if name == "response_format" and wanted is not None:
             assert request.response_format is not None
             assert request.response_format.type == msgspec.convert(wanted, dict[str, Any])["type"]
@@ -278,6 +281,9 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("reply_to", "", '""', "length >= 1"),
     ("reply_to", "x" * 513, "xxx", "length <= 512"),
     ("reply_to", 3, "3", "`str | null`"),
+    ("handed", {"why": "queue"}, '{"why"', "`client`"),
+    ("handed.client", {"client": "A", "why": "queue"}, '"A"', ID_RULE),
+    ("handed.why", {"client": "a", "why": "fun"}, '"fun"', "one of capability, context, queue, health, confidence"),
 ]  # fmt: skip
 
 
@@ -441,7 +447,7 @@ def test_a_retry_has_the_same_digest(body: dict[str, Any], random: Any) -> None:
     """Other order of keys, other white space, another id, deadline and reply topic: still the same question."""
     names = list(body)
     random.shuffle(names)
-    again = {name: body[name] for name in names if name not in ("id", "exp", "ttl_ms", "reply_to")}
+    again = {name: body[name] for name in names if name not in ("id", "exp", "ttl_ms", "reply_to", "handed")}
     again |= {"id": "other", "exp": 1_900_000_000_000, "reply_to": "shoal/v1/home/client/c1/x", "x-new": 1}
     first = decode_request(json.dumps(body).encode())
     second = decode_request(json.dumps(again, indent=3).encode())
@@ -488,7 +494,7 @@ def test_another_question_has_another_digest(field: str) -> None:
 
 def test_every_field_is_part_of_the_question_or_of_the_delivery() -> None:
     """A new field must be put on one side."""
-    assert set(CHANGES) | {"id", "exp", "ttl_ms", "reply_to", "input", "task"} == set(FIELDS)
+    assert set(CHANGES) | {"id", "exp", "ttl_ms", "reply_to", "handed", "input", "task"} == set(FIELDS)
 
 
 def test_the_texts_of_a_message_are_joined() -> None:

@@ -46,9 +46,9 @@ class Fleet:
         """Nodes report about their newest document."""
         for name in names:
             one = self.seen[name]
-            active = one.wished if phase == "confirmed" else one.record.active
+            active = one.wished if phase == "confirmed" else one.active
             record = replace(one.record, phase=phase, active=active)
-            self.seen[name] = replace(one, record=record, is_current=True, **changes)
+            self.seen[name] = replace(one, record=record, active=active, is_current=True, **changes)
 
     def goes(self, name: str, state: str) -> None:
         """A node comes or goes."""
@@ -65,7 +65,7 @@ class Fleet:
 def observed(name: str, **fields: object) -> Observation:
     """A node that is well and has the old release."""
     record = Record(node=name, state="online", site="here", phase="confirmed", active=OLD)
-    return Observation(record=msgspec.structs.replace(record, **fields), wished=OLD, is_current=True)
+    return Observation(record=msgspec.structs.replace(record, **fields), wished=OLD, active=OLD, is_current=True)
 
 
 def past_canary(plan: Plan = PLAN) -> Fleet:
@@ -232,7 +232,7 @@ def test_a_canary_that_vanishes_lets_nobody_follow() -> None:
     fleet.step(PLAN.soak_ms)
     assert fleet.wait == Wait(Cause.AWAY, (canary,))
     fleet.step(PLAN.patience_ms)
-    assert fleet.wait == Wait(Cause.RESUME, ("wave 0: 1 more of 1 nodes must have confirmed",))
+    assert fleet.wait == Wait(Cause.RESUME, ("wave 1: 1 more of 1 nodes must have confirmed",))
     fleet.state = orders.resume(fleet.state, 1)
     assert len(fleet.step()) == 1  # of two places one is still taken
 
@@ -260,9 +260,9 @@ def test_a_wave_that_is_not_good_enough_pauses_until_somebody_has_read_why() -> 
     fleet.says(fleet.step(), "confirmed")
     fleet.step()
     assert fleet.state.phase is Phase.PAUSED
-    assert fleet.wait.names == ("wave 1: 1 of 3 nodes failed; 0 may; 1 more of 3 nodes must have confirmed",)
+    assert fleet.wait.names == ("wave 2: 1 of 3 nodes failed; 0 may; 1 more of 3 nodes must have confirmed",)
     for number in (0, 2):
-        with pytest.raises(ConflictError, match="there is pause 1: wave 1: 1 of 3 nodes failed"):
+        with pytest.raises(ConflictError, match="there is pause 1: wave 2: 1 of 3 nodes failed"):
             orders.resume(fleet.state, number)
     fleet.state = orders.resume(fleet.state, 1)
     assert orders.resume(fleet.state, 1) == fleet.state
@@ -290,7 +290,7 @@ def test_a_pause_lets_nobody_begin_and_goes_on_watching() -> None:
 def test_a_wave_begins_only_when_it_was_approved() -> None:
     """Approval can come before it is asked for; twice is once."""
     fleet = past_canary(replace(PLAN, approve_before=(1,)))
-    assert fleet.wait == Wait(Cause.APPROVAL, ("wave 1",))
+    assert fleet.wait == Wait(Cause.APPROVAL, ("wave 2",))
     early = orders.approve(State(), 1)
     assert orders.approve(early, 1) == early
     fleet.state = orders.approve(fleet.state, 1)

@@ -57,6 +57,23 @@ def test_a_write_is_on_disk_when_it_returns(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_a_start_loads_the_migrations_only_when_they_are_others(tmp_path: Path) -> None:
+    """Loading what applies them would be a quarter of every start."""
+    look = (
+        "import sys, pathlib; from agent.store.database import Database\n"
+        f"Database(pathlib.Path({str(tmp_path)!r})).close(); print('sqlite_utils' in sys.modules)"
+    )
+
+    def loads() -> str:
+        return subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert [loads(), loads()] == ["True", "False"]
+    older = sqlite3.connect(tmp_path / FILE)
+    older.execute("PRAGMA user_version = 1")
+    older.close()
+    assert [loads(), loads()] == ["True", "False"]
+
+
 def test_nobody_else_may_read_the_prompts(tmp_path: Path) -> None:
     """The database belongs to its user alone."""
     folder = tmp_path / "state"

@@ -5,6 +5,8 @@ import pytest
 from agent.tally import Tally
 from contract import histogram
 from contract.answers import Final, Timings, Usage
+from contract.errors import Refused
+from contract.quota import CODE
 from contract.status import Status
 from contract.telemetry import FOLDED, InferRow
 
@@ -40,16 +42,17 @@ def test_requests_are_counted_by_model_and_adapter() -> None:
 
 
 def test_refusals_belong_to_no_model() -> None:
-    """Nobody had chosen one, or it would not take them."""
+    """Nobody had chosen one, or it would not take them. Who is over its quota does not make the node a busy one."""
     tally = Tally()
-    for status in (Status.BUSY, Status.NOT_FOUND, Status.BUSY):
-        tally.refused(status)
-    assert tally.take(1) == [InferRow(age_s=0, span_s=1, model=FOLDED, busy=2, refused=1)]
+    refusals = [(Status.BUSY, "queue"), (Status.NOT_FOUND, "model"), (Status.BUSY, "client_queue"), (Status.BUSY, CODE)]
+    for status, code in refusals:
+        tally.refused(Refused(status, code, "cannot …"))
+    assert tally.take(1) == [InferRow(age_s=0, span_s=1, model=FOLDED, busy=2, refused=2)]
 
 
 def test_it_begins_anew() -> None:
     """What was taken is not told twice."""
     tally = Tally()
-    tally.refused(Status.BUSY)
+    tally.refused(Refused(Status.BUSY, "queue", "cannot …"))
     tally.take(1)
     assert tally.take(1) == []

@@ -11,10 +11,13 @@ import pytest
 from agent.readings import Readings
 from agent.tally import Tally
 from agent.telemetry import MAX_WAITING, Telemetry
+from contract.errors import Refused
 from contract.settings import TelemetryLevel
 from contract.status import Status
 from contract.steering import Telemetry as Batch
 from contract.telemetry import EARLY_A_DAY, OVERHEAD_BYTES, PACES, InferRow, SysRow, unpack
+
+BUSY = Refused(Status.BUSY, "queue", "cannot …")
 
 
 class Scheduler:
@@ -95,9 +98,9 @@ def test_counts_add_up_while_there_is_no_connection(scene: Scene) -> None:
     scene.connected = False
     for _ in range(MAX_WAITING + 5):
         scene.run("sample", after_s=400)
-    scene.tally.refused(Status.BUSY)
+    scene.tally.refused(BUSY)
     scene.run("sys", "infer", after_s=100)
-    scene.tally.refused(Status.BUSY)
+    scene.tally.refused(BUSY)
     assert scene.sent == []
     scene.connected = True
     scene.run("sys", "infer", after_s=100)

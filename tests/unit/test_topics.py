@@ -148,7 +148,7 @@ def test_requests_are_never_retained_and_state_always_is() -> None:
     retained = {kind.__name__ for kind in topics.ALL if kind.RETAINED}
     assert retained == {
         "NodeStatus", "NodeCard", "NodeDesired", "NodeReported", "GroupPolicy", "NodeHave", "ControllerStatus",
-        "RolloutSummary",
+        "RolloutSummary", "NodeLoad", "ClientQuota",
     }  # fmt: skip
     assert {kind.QOS for kind in topics.ALL} <= {0, 1}
 

@@ -188,6 +188,15 @@ def test_a_document_that_was_renewed_disturbs_nothing() -> None:
     assert wished(probation, Goal(3, "m@2"), 5).probation_ms == probation.probation_ms
 
 
+def test_what_was_judged_here_is_not_tried_again_for_a_renewed_document() -> None:
+    """By the gate or by crashes; what was refused for want of space is, and another release always."""
+    judged = end(IN[State.GATING], Refused("cannot serve it", {"passed": False}))
+    for now in (judged, IN[State.ROLLED_BACK]):
+        assert wished(now, Goal(3, "m@2"), 1) == replace(now, goal=Goal(3, "m@2"))
+        assert wished(now, Goal(3, "m@3"), 1).state is State.CHECKING
+    assert wished(IN[State.REFUSED], Goal(3, "m@2"), 1).state is State.CHECKING
+
+
 def test_trouble_is_tried_again_later_and_later_but_not_for_ever() -> None:
     """Doubling up to a cap, with chance, at least what the source asks for; then it has failed, and says why."""
     now = IN[State.CHECKING]
@@ -247,7 +256,7 @@ def test_the_report_is_that_of_the_contract() -> None:
     now = end(IN[State.GATING], Refused("cannot serve it: answer 1 is empty", gate))
     said = reported(now, OTHERS, 7)
     assert (said.phase, said.gate, said.error) == ("refused", gate, "cannot serve it: answer 1 is empty")
-    assert (said.active, said.last_good, said.settings) == ("m@1", "m@1", {"limits.queue": 8})
+    assert said.settings == {"limits.queue": 8}
     assert reported(IN[State.RESTORING], OTHERS, 7).phase == "switching"
     assert reported(IN[State.GATING], OTHERS, 7).within_ms == LIMIT_MS[State.GATING] - 7
     for state in State:

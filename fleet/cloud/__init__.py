@@ -1,0 +1,1 @@
+"""The cloud that the controller lends to nodes: providers and their keys, budgets, what left."""
