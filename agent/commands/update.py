@@ -1,6 +1,8 @@
 """`shoal-agent update` and `shoal-agent rollback`: releases on their way to this node."""
 
-from typing import Any
+import time
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -8,6 +10,7 @@ from agent.commands.output import Json, print_json
 from agent.config import load_config
 from agent.control import call
 from agent.errors import AgentError
+from agent.identity import RELEASES_ROOT_FILE, identity_folder
 
 app = typer.Typer(help="Releases of models and adapters on their way to this node.", no_args_is_help=True)
 
@@ -30,6 +33,20 @@ def status(as_json: Json = False) -> None:
             print(f"{'':<24} {update['error']}")
     if not updates:
         print("no release has come to this node")
+
+
+@app.command("import")
+def import_(bundle: Annotated[Path, typer.Argument(help="What `fleet bundle export` wrote.")]) -> None:
+    """Take releases from a file, for a node without network. They count when the fleet's keys have signed them."""
+    from agent.update.bundle import take_bundle
+    from agent.update.delivery import FOLDER
+
+    state_dir = load_config().state_dir
+    root_file = identity_folder(state_dir) / RELEASES_ROOT_FILE
+    if not root_file.exists():
+        raise AgentError(f"cannot trust {bundle}: there is no {root_file}; enrol this node first")
+    for reference in take_bundle(bundle, state_dir / FOLDER, root_file, time.time_ns() // 1_000_000):
+        print(f"{reference} can be fetched without network now")
 
 
 @app.command("cancel")

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from agent.update.errand import Check, Ended, Poisoned, Said, manifest_file
 from agent.update.errors import UpdateFailed, UpdateRefused, UpdateTroubled
+from agent.update.local_origin import LocalOrigin
 from agent.update.origin import Connection, Origin
 from agent.update.reach import origins_of
 from agent.update.reader import Busy, Expired, Reader, SourceError, Unreachable, Untrue
@@ -76,10 +77,10 @@ def approve(errand: Check, reader: Reader, record: Record) -> Release:
 class Server:
     """An origin, for who waits for each file."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin | LocalOrigin) -> None:
         self._origin = origin
         self._runner = asyncio.Runner()
-        self._connection: Connection | None = None
+        self._connection: Connection | LocalOrigin | None = None
 
     def __enter__(self) -> Self:
         return self

@@ -34,6 +34,7 @@ from contract.release import Release, decode_release
 log = structlog.get_logger()
 
 FOLDER: Final = "delivery"  # of the state directory
+BUNDLE: Final = "bundle"  # in there, see agent.update.bundle
 RELEASES: Final = "/releases/"  # at the controller
 EXPIRED_WAIT_MS: Final = 15 * 60_000
 MAX_LINE_BYTES: Final = 1 << 20
@@ -90,7 +91,8 @@ class Delivery:
 
     async def check(self, reference: str) -> Release:
         """As `agent.update.depot` has it."""
-        if self._identity() is None and not self._settings().sources:
+        has_bundle = (self._folder / BUNDLE).is_dir()
+        if self._identity() is None and not self._settings().sources and not has_bundle:
             raise UpdateRefused(f"cannot get {reference}: this node has no source of releases; enrol it")
         root = self._identity_folder / RELEASES_ROOT_FILE
         if not root.exists():
@@ -145,6 +147,7 @@ class Delivery:
             ca_file=str(self._identity_folder / CA_FILE),
             pem_file=str(self._identity_folder / PEM_FILE),
             check_time=self._clock.is_credible,
+            bundle=str(bundle) if (bundle := self._folder / BUNDLE).is_dir() else None,
         )
 
     async def _send(self, errand: Check | Fetch, reference: str, on_progress: Callable[[float], None]) -> None:

@@ -24,6 +24,7 @@ class Link(Struct, frozen=True, kw_only=True):
     ca_file: str | None = None
     pem_file: str | None = None  # shown to the controller only
     check_time: bool = True
+    bundle: str | None = None  # a folder of releases that somebody brought
 
 
 class Neighbour(Struct, frozen=True):

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from agent.update.assemble import Assembly
 from agent.update.download import Download
 from agent.update.errors import UpdateFailed, UpdateTroubled
+from agent.update.local_origin import LocalOrigin
 from agent.update.neighbourhood import LOOK_S, Neighbourhood
 from agent.update.origin import Connection
 from agent.update.plan import Plan, Step
@@ -92,7 +93,7 @@ class Fetcher:
 
     async def _work(self) -> None:
         """Gets parts, over connections of its own."""
-        connections: dict[Source, Connection] = {}
+        connections: dict[Source, Connection | LocalOrigin] = {}
         try:
             while (download := await self._next()) is not None:
                 await self._get_part(download, connections)
@@ -152,7 +153,7 @@ class Fetcher:
             return step, self._sources, step.source
         return step, peer, Form("full", step.segment.sha256, step.segment.bytes)
 
-    async def _get_part(self, download: Download, connections: dict[Source, Connection]) -> None:
+    async def _get_part(self, download: Download, connections: dict[Source, Connection | LocalOrigin]) -> None:
         at, end = download.parts.popleft()
         download.num_running += 1
         self._num_running += 1
@@ -263,7 +264,7 @@ class Fetcher:
         self._store(steps)
 
 
-async def _connection(source: Source, connections: dict[Source, Connection]) -> Connection:
+async def _connection(source: Source, connections: dict[Source, Connection | LocalOrigin]) -> Connection | LocalOrigin:
     """One that can be used. Each worker has its own."""
     known = connections.pop(source, None)
     if known is not None and not known.is_open:

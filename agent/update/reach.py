@@ -1,24 +1,28 @@
 """The servers that an errand may ask, with the TLS that each of them needs."""
 
 import ssl
+from pathlib import Path
 
 from agent.tls import NO_CHECK_TIME, tls_context
 from agent.update.errand import Link
 from agent.update.errors import UpdateTroubled
+from agent.update.local_origin import LocalOrigin
 from agent.update.origin import Origin
 from agent.update.pace import Pace
 
 
-def origins_of(link: Link, pace: Pace | None = None) -> list[Origin]:
+def origins_of(link: Link, pace: Pace | None = None) -> list[Origin | LocalOrigin]:
     """The origins, in the order in which they are named.
 
     Raises:
         UpdateTroubled: files for TLS cannot be used.
     """
     try:
-        return [Origin(url, _context(url, link), pace=pace) for url in link.sources]
+        servers: list[Origin | LocalOrigin] = [Origin(url, _context(url, link), pace=pace) for url in link.sources]
     except OSError as error:
         raise UpdateTroubled(f"cannot use this node's identity for fetching: {error}; enrol again") from error
+
+    return servers + ([LocalOrigin(Path(link.bundle))] if link.bundle else [])
 
 
 def _context(url: str, link: Link) -> ssl.SSLContext | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.update.local_origin import LocalOrigin
 from agent.update.origin import Origin
 from agent.update.reader import Busy, Gone, SourceError, Untrue
 
@@ -26,7 +27,7 @@ SMOOTHING: Final = 0.5
 class Source:
     """A place that has what is wanted, and what is known of it."""
 
-    origin: Origin
+    origin: Origin | LocalOrigin
     bytes_per_s: float | None = None
     num_running: int = 0
     num_failed: int = 0  # in a row
@@ -50,7 +51,7 @@ class Exhausted(Exception):
 class Sources:
     """All that can be asked for the same objects."""
 
-    def __init__(self, origins: Iterable[Origin], on_poisoned: Callable[[str, str], None]) -> None:
+    def __init__(self, origins: Iterable[Origin | LocalOrigin], on_poisoned: Callable[[str, str], None]) -> None:
         """`on_poisoned` hears the URL of a source that lies, and why."""
         self.all = [Source(origin) for origin in origins]
         self._on_poisoned = on_poisoned

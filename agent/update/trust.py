@@ -27,6 +27,9 @@ from agent.update.reader import Expired, Gone, Reader, Untrue
 from agent.update.record import Record
 from contract.limits import MAX_MANIFEST_BYTES
 
+# Whose keys make a role's version: the targets' own, and those of the snapshot that names it.
+_VOUCHERS = {"timestamp": ("timestamp",), "snapshot": ("snapshot",), "targets": ("snapshot", "targets")}
+
 
 class Trust:
     """The metadata of one folder, refreshed once."""
@@ -114,9 +117,8 @@ class Trust:
         root = self._trusted.root
         versions = [(root.type, "", root.version)]
         for signed in (self._trusted.timestamp, self._trusted.snapshot, self._trusted.targets):
-            role = root.get_delegated_role(signed.type)
-            keys = hashlib.sha256(" ".join(sorted(role.keyids)).encode()).hexdigest()
-            versions.append((signed.type, keys, signed.version))
+            keyids = sorted(keyid for role in _VOUCHERS[signed.type] for keyid in root.roles[role].keyids)
+            versions.append((signed.type, hashlib.sha256(" ".join(keyids).encode()).hexdigest(), signed.version))
         for name, keys, version in versions:
             if version < (floor := self._record.floor(name, keys)):
                 (self._folder / f"{name}.json").unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 
-from fleet.commands.rollout_text import OVER, counted, show, show_forecast, show_nodes, wave_of
+from fleet.commands.rollout_text import OVER, counted, progress, show, show_forecast, show_nodes, wave_of
 from fleet.commands.where import Dir, Json, connect, path
 from fleet.duration import parse_duration
 from fleet.errors import ControllerError, UsageError
@@ -199,15 +199,15 @@ def _ask(controller: "Controller", rollout: str) -> "tuple[RolloutView, list[Nod
 
 def _follow(rollout: str, folder: Path | None, *, json: bool) -> "RolloutView":
     """Says each change, until it is over; a controller that starts anew is waited for."""
-    from fleet.api.rollouts import RolloutView
-
     last: RolloutView | None = None
+    nodes: list[NodeView] = []
+    said = ""
     with connect(folder) as controller:
         while last is None or last.phase not in OVER:
             if last is not None:
                 time.sleep(LOOK_S)
             try:
-                found = controller.get(path("rollouts", rollout), RolloutView)
+                found, nodes = _ask(controller, rollout)
             except ControllerError as error:
                 if last is None:
                     raise
@@ -215,9 +215,11 @@ def _follow(rollout: str, folder: Path | None, *, json: bool) -> "RolloutView":
                 continue
             if found != last:
                 print_json(found) if json else show(found)
-            last = found
+            if (now := progress(nodes)) and now != said and not json:
+                write(now)
+            last, said = found, now
         if not json:
-            show_nodes([one for one in _ask(controller, rollout)[1] if one.error])
+            show_nodes([one for one in nodes if one.error])
     return last
 
 

@@ -55,6 +55,13 @@ def show_nodes(nodes: "list[NodeView]") -> None:
         print_table(("node", "wave", "outcome", "state", "phase", "why"), rows, right=("wave",))
 
 
+def progress(nodes: "list[NodeView]") -> str:
+    """How far those are that are on their way, such as "  demo-1 fetching 30 %"; nothing when none is."""
+    texts = [f"{one.node} {one.phase or '-'} {one.progress:.0%}" for one in nodes if one.outcome is None]
+    more = f" and {len(texts) - NUM_SHOWN} more" if len(texts) > NUM_SHOWN else ""
+    return f"  {', '.join(texts[:NUM_SHOWN])}{more}" if texts else ""
+
+
 def _outcome(node: "NodeView") -> str:
     if node.outcome is None:
         return "going back" if node.is_back else "working"

@@ -65,7 +65,7 @@ def start_enrolled(plan: Plan) -> Stage:
     identity = plan.folder / CLIENT
     tls = ssl.create_default_context(cafile=identity / "ca.pem")
     tls.load_cert_chain(identity / "identity.pem")
-    return Stage(trial, lambda: open_link(broker["client"], tls), _hints(plan, folder, identity))
+    return Stage(trial, lambda: open_link(broker["client"], tls), _hints(plan, folder, identity), is_fleet=True)
 
 
 def show_fleet(plan: Plan) -> None:

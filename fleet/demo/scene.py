@@ -16,7 +16,7 @@ from fleet.demo.broker import choose_port
 from fleet.demo.prompts import WISHED, Actions, Client, tokens_per_s
 from fleet.demo.stage import FLEET, NODES, Plan, Stage
 from fleet.demo.trial import forget_trial, load_trial
-from fleet.errors import AnswerError
+from fleet.errors import AnswerError, DemoError
 from fleet.mosquitto import find_mosquitto
 
 
@@ -42,6 +42,8 @@ def run(
     try:
         stage = _start(plan, plain=plain, port=port)
         _ask(stage, adapter, console)
+        if stage.is_fleet:
+            _deliver(plan, stage)
         kept = keep
     finally:
         if not kept:
@@ -91,6 +93,22 @@ def _ask(stage: Stage, adapter: Adapter, console: Console) -> None:
         if not _judge(client.ask_for_actions(adapter, with_adapter=True), console):
             raise AnswerError(f"cannot show what the adapter {NAME} does: it did not understand the wish")
     console.print(f"\n4 of 4 prompts answered{_speed(streamed)}.")
+
+
+def _deliver(plan: Plan, stage: Stage) -> None:
+    from fleet.demo.delivery import BROKEN, UPDATED, roll_out
+
+    plan.console.print("\n5. An update of the adapter, which must answer a golden prompt before it may serve")
+    if not roll_out(plan, "2", UPDATED):
+        raise DemoError("cannot show an update: its rollout was aborted, as stands above")
+    plan.console.print("\n6. A bad one: somebody slipped, and it babbles. The first agent that tries it says so")
+    if roll_out(plan, "3", BROKEN):
+        raise DemoError("cannot show how a bad update stops: both agents took it")
+    plan.console.print("\n7. The wish once more: the good one serves")
+    with stage.open_link() as link:
+        actions = Client(link, FLEET, NODES[0], plan.console).ask_for_actions(plan.adapter, with_adapter=True)
+        if not _judge(actions, plan.console):
+            raise AnswerError(f"cannot show that the good {NAME} was kept: it did not understand the wish")
 
 
 def _judge(actions: Actions, console: Console) -> bool:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +52,28 @@ class Plan:
             raise DemoError(f"cannot run `{program} {words[0]}`: it says: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
+    def follow(self, program: str, *words: str, **more_env: str) -> Iterator[str]:
+        """The same, line by line while it runs, however long that takes."""
+        command = [str(_installed(program)), *words]
+        env = {**self.env, **more_env}
+        with subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
+            for line in running.stdout or ():
+                yield line.rstrip()
+        if running.returncode not in (0, UNWELL):
+            raise DemoError(f"cannot run `{program} {words[0]}`: it says why above")
+
 
 @dataclass(frozen=True)
 class Stage:
-    """What was started. `open_link` connects a client, `hints` say how to go on by hand."""
+    """What was started. `open_link` connects a client, `hints` say how to go on by hand.
+
+    `is_fleet`: there is a controller, so agents can be given releases.
+    """
 
     trial: Trial
     open_link: Callable[[], Link]
     hints: tuple[str, ...]
+    is_fleet: bool = False
 
 
 def _installed(program: str) -> Path:

@@ -31,6 +31,19 @@ TABLE: list[tuple[str, str, str, Any]] = [
     ("GET", "/v1/audit", "viewer", None),
     ("GET", "/v1/groups", "viewer", None),
     ("POST", "/v1/progress", "viewer", {"wishes": [{"node": "n1", "rev": 1}]}),
+    ("GET", "/v1/cloud/audit", "viewer", None),
+    ("GET", "/v1/reports/cost", "viewer", None),
+    ("GET", "/v1/rollouts", "viewer", None),
+    ("GET", "/v1/rollouts/{rollout}", "viewer", None),
+    ("GET", "/v1/rollouts/{rollout}/nodes", "viewer", None),
+    ("POST", "/v1/rollouts", "operator", {"release": "tiny@1", "query": "site=a"}),
+    ("POST", "/v1/rollouts/plan", "viewer", {"release": "tiny@1", "query": "site=a"}),
+    ("POST", "/v1/rollouts/{rollout}/pause", "operator", {"reason": "it is late"}),
+    ("POST", "/v1/rollouts/{rollout}/resume", "operator", {"pause": 1}),
+    ("POST", "/v1/rollouts/{rollout}/approve", "operator", {"wave": 1}),
+    ("POST", "/v1/rollouts/{rollout}/abort", "operator", {"reason": "it babbles"}),
+    ("POST", "/v1/plan", "viewer", {"groups": {}}),
+    ("POST", "/v1/apply", "operator", {"groups": {}}),
     ("POST", "/v1/wishes", "operator", {"nodes": ["nobody"], "settings": {"log.level": "debug"}}),
     ("PUT", "/v1/groups/{group}", "operator", {"query": "site=a"}),
     ("PUT", "/v1/groups/{group}/policy", "operator", {"settings": {}}),
@@ -113,7 +126,7 @@ def test_each_role_may_what_it_should_and_no_more(
     """Every role on every route."""
     with controller.api(tokens[role]) as api:
         for method, path, least, body in TABLE:
-            names = dict.fromkeys(("node", "group", "name", "client", "id", "upload"), "nobody")
+            names = dict.fromkeys(("node", "group", "name", "client", "id", "upload", "rollout"), "nobody")
             sent: dict[str, Any] = {"json": body, "params": {"version": "1"} if "/releases/" in path else {}}
             if method == "PUT" and body is None:
                 sent = {"content": b"x", "headers": {"Content-Type": "application/octet-stream"}}

@@ -166,7 +166,7 @@ def test_a_client_over_its_quota_is_told_when_to_come_again(site: Site, tmp_path
 def test_why_names_the_root_of_real_faults(site: Site) -> None:
     """From the shallowest to the deepest, each on top of those before: what was wrong earlier does not hide it."""
     device = site.device
-    site.wish(model="no-such@1")
+    site.wish(model="no-such")  # without a version: something that the node should have
     site.expect("wish_refused")
     site.kill_engines(signal.SIGSEGV)
     site.expect("crash_loop")

@@ -194,7 +194,7 @@ def test_versions_never_decrease_when_the_disk_lost_the_metadata(
 
 def test_new_keys_bring_a_fleet_out_of_a_version_that_was_made_too_large(node: Node, repository: TufRepository) -> None:
     """Who stole the online keys made the largest version there is; the root exchanges the keys, and it counts anew."""
-    repository.timestamp.version = repository.snapshot.version = 10**9
+    repository.timestamp.version = repository.snapshot.version = repository.targets.version = 10**9
     repository.publish()
     assert node.look()
     for role in ("timestamp", "snapshot"):
@@ -202,7 +202,7 @@ def test_new_keys_bring_a_fleet_out_of_a_version_that_was_made_too_large(node: N
         repository.signers[role] = [repository.new_key(role)]
     repository.root.version += 1
     repository.publish_root()
-    repository.timestamp.version = repository.snapshot.version = 2
+    repository.timestamp.version = repository.snapshot.version = repository.targets.version = 2
     repository.publish()
     assert node.look()
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from ansible.module_utils.urls import open_url
 
-TIMEOUT_S = 60
+TIMEOUT_S = 1800  # a large model is cut, hashed and signed before the controller answers
 PAGE = 1000
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -24,11 +24,6 @@ options:
     description: The release, such as V(smollm2@2).
     type: str
     required: true
-  kind:
-    description: What it is.
-    type: str
-    choices: [model, adapter]
-    default: model
   query:
     description: Which nodes, in the query language of C(fleet nodes). All without it.
     type: str
@@ -75,7 +70,6 @@ NUM_LOOKED_AT = 1000
 UNDER_WAY = ("running", "paused", "calling back")
 OWN_ARGUMENTS: dict[str, dict[str, Any]] = {
     "release": {"type": "str", "required": True},
-    "kind": {"type": "str", "choices": ["model", "adapter"], "default": "model"},
     "query": {"type": "str", "default": "node~*"},
     "plan": {"type": "dict", "default": {}},
     "wait_s": {"type": "int", "default": 86400},
@@ -87,7 +81,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec={**ARGUMENTS, **OWN_ARGUMENTS}, supports_check_mode=True)
     given = module.params
     controller = Controller(given["url"], given["token"], given["ca_path"])
-    wanted = {**given["plan"], **{name: given[name] for name in ("release", "kind", "query")}}
+    wanted = {**given["plan"], **{name: given[name] for name in ("release", "query")}}
     try:
         forecast = controller.send("POST", "rollouts/plan", wanted)
         diff = {"before": "", "after": _waves(forecast)}
