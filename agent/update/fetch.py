@@ -106,6 +106,7 @@ class Fetcher:
                         self._steps[download.step.segment.sha256] = download.step
                     else:
                         self._finish(download)
+                    download.content.clear()  # workers that wait for another one still know this one
                 self._changed.set()
         finally:
             for connection in connections.values():
