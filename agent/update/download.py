@@ -9,7 +9,7 @@ from agent.update.sources import Source, Sources
 from contract.release import Source as Form
 
 # Parts of one object go over several connections, so a kill costs a few parts and not as many segments. Four of them on
-# their way fill 100 Mbit/s over 80 ms.
+# their way fill 100 Mbit/s over 80 ms. Larger ones cost more than a segment for each kill (docs/adr/0064).
 PART_BYTES: Final = 256 * 1024
 
 

@@ -26,6 +26,7 @@ from agent.update.origin import Connection
 from agent.update.plan import Plan, Step
 from agent.update.reader import SourceError, Unreachable
 from agent.update.sources import Exhausted, Source, Sources
+from contract.limits import MAX_SEGMENT_BYTES
 from contract.release import Source as Form
 from contract.release import object_path
 from contract.segments import BadSegment, WrongBytes
@@ -33,9 +34,10 @@ from contract.segments import BadSegment, WrongBytes
 # Several connections fill a fast line with long ways. On a slow one a kill would find that all have begun something,
 # and none has ended it: there is one until a part has come as quickly as this, and whenever one does not.
 NUM_CONNECTIONS: Final = 4
-QUICK_S: Final = 0.5
-# Of objects that are on their way. Another begins when there is room for it, and one may always be.
-ROOM_BYTES: Final = 6 * 1024 * 1024
+QUICK_S: Final = 2.0
+# Of objects that are on their way to the disk, so also the most that a kill can cost. Another begins when there is room
+# for it, and one may always: with less than two of the largest, the line is idle while the last parts of one come.
+ROOM_BYTES: Final = 2 * MAX_SEGMENT_BYTES
 # A broken object is fetched again, a few times: then it is not this one byte that flipped.
 MAX_TRIES: Final = 4
 
@@ -61,6 +63,7 @@ class Fetcher:
         self._downloads: list[Download] = []  # in the order of the plan
         self._tries: dict[str, int] = {}
         self._put: list[Step] = []  # in the file, perhaps not on the disk
+        self._storing: list[Step] = []  # those of them that are being brought there
         self._changed = asyncio.Event()
         self._num_running = 0
         self._width = 1  # how many may be
@@ -103,6 +106,7 @@ class Fetcher:
                         self._steps[download.step.segment.sha256] = download.step
                     else:
                         self._finish(download)
+                    download.content.clear()  # workers that wait for another one still know this one
                 self._changed.set()
         finally:
             for connection in connections.values():
@@ -135,6 +139,7 @@ class Fetcher:
             return False
         step, sources, form = picked
         taken = sum(download.form.bytes for download in self._downloads)
+        taken += sum(put.source.bytes for put in self._put + self._storing if put.source)
         if taken and taken + form.bytes > ROOM_BYTES:
             return False
         del self._steps[step.segment.sha256]
@@ -256,8 +261,10 @@ class Fetcher:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            put, self._put = self._put, []
-            await asyncio.to_thread(self._to_disk, put)
+            self._storing, self._put = self._put, []
+            await asyncio.to_thread(self._to_disk, self._storing)
+            self._storing = []
+            self._changed.set()
 
     def _to_disk(self, steps: list[Step]) -> None:
         self._assembly.sync()

@@ -1,5 +1,6 @@
 """A server of a folder of releases that does what good servers do, and what bad ones and bad lines do."""
 
+import os
 import re
 import socket
 import ssl
@@ -8,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 @dataclass
@@ -102,26 +103,28 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(302, {"location": faults.redirect_to + path}, b"")
             return
         try:
-            content = (owner.folder / path).read_bytes()
+            with (owner.folder / path).open("rb") as file:
+                status, headers, body = self._part(file)
         except OSError:
             self._answer(404, {}, b"")
             return
         if path in faults.flip or (is_object and faults.always_flip):
             faults.flip.discard(path)
-            content = bytes([content[0] ^ 1]) + content[1:]
-        status, headers, body = self._part(content)
+            body = bytes([body[0] ^ 1]) + body[1:]
         if faults.encoding:
             headers["content-encoding"] = faults.encoding
         self._answer(status, headers, body)
 
-    def _part(self, content: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _part(self, file: BinaryIO) -> tuple[int, dict[str, str], bytes]:
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
         if not asked:
-            return 200, {}, content
+            return 200, {}, file.read()
         start, end = int(asked[1]), int(asked[2]) + 1
         if self.server_of.faults.wrong_range:
             start, end = start + 1, end + 1
-        return 206, {"content-range": f"bytes {start}-{end - 1}/{len(content)}"}, content[start:end]
+        file.seek(start)
+        size = os.fstat(file.fileno()).st_size
+        return 206, {"content-range": f"bytes {start}-{end - 1}/{size}"}, file.read(end - start)
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         faults = self.server_of.faults
