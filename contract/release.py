@@ -8,7 +8,7 @@ What holds for every `Release` that `decode_release` returns:
 - The segments, in order and without gaps, are the file: their sizes add up to its size.
 - Every segment has a source that needs nothing else, and no source is larger than what it makes. So no number in the
   manifest can make a node fetch, hold in memory or write more than the file's size and a few segments.
-- Only an `xor+zstd` source has a base, which is another segment than its own.
+- Only an `xor+zstd` or `blocks+zstd` source has a base, which is another segment than its own.
 - One digest has one size.
 """
 
@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from contract import limits
+from contract.difference import Blocks
 from contract.ids import END
 from contract.json_schema import check_schema
 from contract.pattern import parse_pattern
@@ -34,7 +35,7 @@ Expected = Annotated[str, Meta(min_length=1, max_length=limits.MAX_EXPECTED_CHAR
 SegmentBytes = Annotated[int, Meta(ge=1, le=limits.MAX_SEGMENT_BYTES)]
 FileBytes = Annotated[int, Meta(ge=1, le=limits.MAX_RELEASE_FILE_BYTES)]
 
-Encoding = Literal["full", "zstd", "xor+zstd"]
+Encoding = Literal["full", "zstd", "xor+zstd", "blocks+zstd"]
 Kind = Literal["model", "adapter"]
 
 
@@ -46,17 +47,24 @@ class Source(Struct, frozen=True):
     """An object that a segment can be made from. `sha256` and `bytes` are of the object as it is stored and sent.
 
     full: the segment itself. zstd: one frame. xor+zstd: one frame of the segment XOR the segment `base`, which is as
-    long.
+    long. blocks+zstd: one frame of what `contract.difference` finds between the two, which are numbers in `blocks`.
     """
 
     encoding: Encoding
     sha256: Sha256
     bytes: SegmentBytes
     base: Sha256 | None = None
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
-        if (self.encoding == "xor+zstd") != (self.base is not None):
-            raise ValueError(f"a source has the encoding {self.encoding} and the base {self.base}; xor+zstd has one")
+        if (self.encoding in ("xor+zstd", "blocks+zstd")) != (self.base is not None):
+            raise ValueError(
+                f"a source has the encoding {self.encoding} and the base {self.base}; xor+zstd and blocks+zstd have one"
+            )
+        if (self.encoding == "blocks+zstd") != (self.blocks is not None):
+            raise ValueError(
+                f"a source has the encoding {self.encoding} and blocks: {self.blocks}; blocks+zstd has some"
+            )
 
 
 class Segment(Struct, frozen=True):

@@ -8,6 +8,7 @@ for more.
 import hashlib
 from typing import TYPE_CHECKING
 
+from contract.difference import Blocks, applied, difference
 from contract.limits import MAX_SEGMENT_BYTES
 from contract.release import Segment, Source
 
@@ -28,8 +29,14 @@ class WrongBytes(BadSegment):
     """Who sent the bytes is at fault: they are not those of the source. From elsewhere the right ones may come."""
 
 
-def pack(content: bytes, base: bytes | None = None) -> tuple[Source, bytes]:
-    """The smallest form of a segment that needs nothing else, or its difference to a segment of the same size."""
+def pack(content: bytes, base: bytes | None = None, blocks: Blocks | None = None) -> tuple[Source, bytes]:
+    """The smallest form of a segment that needs nothing else, or its difference to a segment of the same size.
+
+    `blocks` says how numbers lie in both.
+    """
+    if base is not None and blocks is not None:
+        packed = _compressor().compress(difference(base, content, blocks))
+        return Source("blocks+zstd", sha256_of(packed), len(packed), sha256_of(base), blocks), packed
     if base is not None:
         packed = _compressor().compress(xor(base, content))
         return Source("xor+zstd", sha256_of(packed), len(packed), sha256_of(base)), packed
@@ -58,7 +65,7 @@ def unpack(segment: Segment, source: Source, data: bytes | bytearray, base: byte
         if base is None or len(base) != segment.bytes:
             size = "nothing" if base is None else f"{len(base)} bytes"
             raise BadSegment(_why(segment, source, f"it is a difference to {segment.bytes} bytes, and there is {size}"))
-        content = xor(base, content)
+        content = applied(base, content, source.blocks) if source.blocks else xor(base, content)
     found = sha256_of(content)
     if found != segment.sha256:
         raise BadSegment(_why(segment, source, f"it makes bytes with the SHA-256 {found}, not {segment.sha256}"))

@@ -8,6 +8,7 @@ import struct
 from mmap import mmap
 from typing import NamedTuple
 
+from contract.difference import BLOCKS, Blocks
 from fleet.errors import UsageError
 
 LARGE_VALUE_BYTES = 64 * 1024  # vocabularies and merges are larger, everything that people edit is smaller
@@ -29,6 +30,7 @@ class Span(NamedTuple):
 
     name: str
     start: int
+    blocks: Blocks | None = None
 
 
 class Layout(NamedTuple):
@@ -88,15 +90,16 @@ class _Reader:
             name = self._name()
             if name in offsets:
                 raise ValueError(f"the tensor {name} is there twice")
-            offsets[name] = self._tensor_offset(name)
+            offsets[name] = self._tensor(name)
         return self._tiled(head, offsets, alignment)
 
-    def _tiled(self, head: list[Span], offsets: dict[str, int], alignment: int) -> Layout:
+    def _tiled(self, head: list[Span], offsets: dict[str, tuple[int, Blocks | None]], alignment: int) -> Layout:
         num_bytes = len(self._data)
         if not 1 <= alignment <= num_bytes:
             raise ValueError(f"general.alignment is {alignment}")
         begin = self._at + -self._at % alignment
-        tensors = sorted((Span(name, begin + offset) for name, offset in offsets.items()), key=lambda span: span.start)
+        tensors = [Span(name, begin + offset, blocks) for name, (offset, blocks) in offsets.items()]
+        tensors.sort(key=lambda span: span.start)
         for before, after in itertools.pairwise(tensors):
             if before.start == after.start:
                 raise ValueError(f"the tensors {before.name} and {after.name} begin at the same byte")
@@ -107,12 +110,14 @@ class _Reader:
         parts = [span for span, end in zip(head, starts, strict=True) if span.start < end]
         return Layout(parts, tensors, num_bytes, self._values, self._lengths)
 
-    def _tensor_offset(self, name: str) -> int:
+    def _tensor(self, name: str) -> tuple[int, Blocks | None]:
+        """Its offset, and how numbers lie in it."""
         num_dimensions = self._number(_U32)
         if num_dimensions > 4:
             raise ValueError(f"the tensor {name} has {num_dimensions} dimensions")
-        self._skip(num_dimensions * 8 + 4)  # the shape and the type
-        return self._number(_U64)
+        self._skip(num_dimensions * 8)  # the shape
+        blocks = BLOCKS.get(self._number(_U32))
+        return self._number(_U64), blocks
 
     def _read_value(self, kind: int, key: str) -> None:
         if kind in _READERS:

@@ -94,7 +94,7 @@ class _Packer:
         for predecessor in self._predecessors_of(cut, digest):
             if len(sources) == MAX_SOURCES:
                 break
-            difference, packed = pack(content, _content_of(predecessor, self._objects))
+            difference, packed = pack(content, _content_of(predecessor, self._objects), cut.blocks)
             if difference.bytes < alone.bytes:
                 self._objects.put(difference.sha256, packed)
                 sources.append(difference)

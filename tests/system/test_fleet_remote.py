@@ -232,12 +232,12 @@ def test_setting_waits_for_nodes_that_are_there(controller: ControllerProcess) -
 def test_what_is_wished_of_a_node_that_is_away_waits(controller: ControllerProcess) -> None:
     """The command says so and is done."""
     controller.token("away")
-    told = controller.fleet("set", "away", "--model", "m@2", "--adapter", "a", "--adapter", "b")
+    told = controller.fleet("set", "away", "--model", "m", "--adapter", "a", "--adapter", "b")
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("Not there now: away (revision 1)")
     with ScriptedNode(controller, "away") as node:
         document = wished(node)
-    assert (document.model, document.adapters) == ("m@2", ["a", "b"])
+    assert (document.model, document.adapters) == ("m", ["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from contract.difference import BLOCKS
 from contract.limits import MAX_SEGMENT_BYTES
 from fleet.errors import UsageError
-from fleet.releases.cut import LONE_BYTES, Cut, cuts_of
+from fleet.releases.cut import LONE_BYTES, PIECE_BYTES, Cut, cuts_of
 from fleet.releases.layout import LARGE_VALUE_BYTES, layout_of
 from tests.fakes.gguf_builder import GgufBuilder, text
 from tests.fakes.noise import noise
@@ -58,11 +59,21 @@ def test_segments_follow_the_tensors() -> None:
     """A large one alone, in pieces from its beginning; small neighbours of a layer together; the vocabulary apart."""
     assert [cut.name for cut in cuts(model().build())] == [
         "metadata", "tokenizer.ggml.tokens", "metadata after tokenizer.ggml.tokens", "tensor table",
-        "token_embd.weight#0", "token_embd.weight#1",
+        "token_embd.weight#0", "token_embd.weight#1", "token_embd.weight#2",
         "blk.0.norm.weight", "blk.0.up.weight", "blk.0.k.weight",
         "blk.1.norm.weight", "blk.1.up.weight", "blk.1.k.weight",
     ]  # fmt: skip
     assert_tiled(model().build())
+
+
+def test_no_block_of_numbers_is_divided() -> None:
+    """What is subtracted from each other lies at the same places; several tensors in one segment have no blocks."""
+    assert all(PIECE_BYTES % blocks.bytes == 0 for blocks in BLOCKS.values())
+    builder = GgufBuilder().tensor("blk.0.a", "q4_1", (32, 4))
+    builder.tensor("blk.1.a", "q8_0", (32, 4)).tensor("blk.1.b", "f32", (8,))
+    found = {cut.name: cut.blocks for cut in cuts(builder.build())}
+    assert found["blk.0.a"] == BLOCKS[3]
+    assert found["blk.1.a"] is None
 
 
 def test_an_edit_of_the_metadata_changes_no_other_segment() -> None:
@@ -93,10 +104,10 @@ def test_small_tensors_without_end_still_make_bounded_segments() -> None:
     """A layer of small tensors that is larger than a segment is cut between two of them."""
     builder = GgufBuilder()
     size = LONE_BYTES - 32
-    for number in range(20):
+    for number in range(80):
         builder.tensor(f"blk.0.expert.{number}", "f32", (size // 4,))
     found = cuts(builder.build())
-    assert [cut.name for cut in found] == ["metadata", "tensor table", "blk.0.expert.0", "blk.0.expert.16"]
+    assert [cut.name for cut in found] == ["metadata", "tensor table", "blk.0.expert.0", "blk.0.expert.63"]
     assert_tiled(builder.build())
 
 
