@@ -21,6 +21,7 @@ from agent.models import Manner, ModelFile, examine_model
 from agent.update.errors import UpdateRefused, UpdateTroubled
 from agent.update.gate import Trial, Verdict, decide
 from agent.update.trial import Subject, show, speed
+from agent.update.trial_engine import NotPossibleError
 from agent.weights.flat import flat_matrices
 from contract.release import Release
 
@@ -76,6 +77,8 @@ class Gating:
                     trial = await show(candidate, release, self._embedder())
                 else:  # and was too slow
                     trial = msgspec.structs.replace(trial, tok_s=await speed(candidate))
+            except NotPossibleError as error:
+                verdict = Verdict(False, (str(error),))
             except EngineError as error:
                 verdict = Verdict(False, (f"its engine does not run: {error}",), is_doubtful=True)
             else:

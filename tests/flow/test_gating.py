@@ -25,8 +25,10 @@ context_tokens = 256
 """
 
 
-def test_of_what_serves_only_the_speed_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it says does not change; how fast it says it does, with the other work on the node."""
+def test_what_would_be_the_same_again_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves says the same each time, only how fast changes with the other work on the node; and what an engine
+    refuses to do it refuses for ever.
+    """
     write_tiny_model(tmp_path / "model.gguf")
     candidate = write_tiny_model(tmp_path / "candidate.gguf", seed=2)
     asked: list[str] = []
@@ -41,11 +43,14 @@ def test_of_what_serves_only_the_speed_is_measured_again(tmp_path: Path, monkeyp
     judge = Gating(config, models)
     release = release_of(min_speed=0.01)
 
+    forgetful = release_of(chat_template="{% for message in messages %}{{ message.role }}\n{% endfor %}")
+
     async def told() -> Any:
         await models.look()
-        return [(await judge.judge(release, candidate))[1] for _ in range(2)]
+        return [(await judge.judge(one, candidate))[1] for one in (release, release, forgetful)]
 
-    first, again = asyncio.run(told())
-    assert asked == ["model.gguf", "candidate.gguf", "candidate.gguf"]
+    first, again, refused = asyncio.run(told())
+    assert asked == ["model.gguf", *["candidate.gguf"] * 3]
+    assert refused["reasons"] == ["cannot score a text: it leaves a turn out"]
     assert first["baseline"]["text_bits"] == again["baseline"]["text_bits"]
     assert first["baseline"]["tok_s"] != again["baseline"]["tok_s"]
