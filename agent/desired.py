@@ -61,6 +61,13 @@ class Impossible(Struct, frozen=True):
     reason: str
 
 
+def is_attainable(wish: Wish, present: Present) -> bool:
+    """Whether it could be fulfilled once all releases (`name@version`) that it names are here."""
+    names = {*wish.adapters} | ({wish.model} if wish.model else set())
+    absent = names - present.models.keys() - present.adapters.keys()
+    return not _bad_settings(wish) and all("@" in name for name in absent)
+
+
 def plan(wish: Wish, present: Present, running: Running) -> list[Step] | Impossible:
     """The steps that are left. Settings come first: they are quick, and limits should hold when a model starts."""
     model = wish.model or present.configured_model
@@ -74,12 +81,7 @@ def plan(wish: Wish, present: Present, running: Running) -> list[Step] | Impossi
 
 
 def _problems(wish: Wish, model: str | None, present: Present) -> list[str]:
-    problems = []
-    for name, value in sorted(wish.settings.items()):
-        try:
-            check(name, value)
-        except BadSetting as bad:
-            problems.append(str(bad))
+    problems = _bad_settings(wish)
     if model is not None and model not in present.models:
         problems.append(f"cannot activate model {model!r}: this node has {_names(present.models)}")
         return problems
@@ -90,6 +92,16 @@ def _problems(wish: Wish, model: str | None, present: Present) -> list[str]:
             problems.append(
                 f"cannot activate adapter {adapter!r} on {model or 'no model'}: it was made for another base"
             )
+    return problems
+
+
+def _bad_settings(wish: Wish) -> list[str]:
+    problems = []
+    for name, value in sorted(wish.settings.items()):
+        try:
+            check(name, value)
+        except BadSetting as bad:
+            problems.append(str(bad))
     return problems
 
 

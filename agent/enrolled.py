@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from agent.activation import Activation
-from agent.desired import Wish
+from agent.desired import Wish, is_attainable
 from agent.documents import Documents
 from agent.events import Events
 from agent.incoming import Incoming
@@ -164,6 +164,8 @@ class Enrolled:
         message.ack()
 
     def _in_force(self, wish: Wish) -> Wish:
+        if not is_attainable(wish, self._activation.present):
+            return wish  # which is refused whole, with all that is wrong with it; nothing of it is fetched
         self.updater.follow(wish)
         return self.updater.in_force(wish)
 

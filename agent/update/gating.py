@@ -20,13 +20,14 @@ from agent.memory import Need, NoRoomError
 from agent.models import Manner, ModelFile, examine_model
 from agent.update.errors import UpdateRefused, UpdateTroubled
 from agent.update.gate import Trial, Verdict, decide
-from agent.update.trial import Subject, show
+from agent.update.trial import Subject, show, speed
+from agent.update.trial_engine import NotPossibleError
 from agent.weights.flat import flat_matrices
 from contract.release import Release
 
 PARALLEL = 2  # streams of a trial
-# A candidate that is only too slow, or whose engine ended, is looked at again, with the baseline: others may have had
-# the processor, or the memory.
+# The speed of a candidate that is only too slow is looked at again, with the baseline's: others may have had the
+# processor. So is all of one whose engine ended: others may have had the memory.
 LOOKS = 3
 _NUMBERS = ("text_bits", "chat_bits", "perplexity", "tok_s", "memory_bytes", "unknown_marks")
 
@@ -37,6 +38,7 @@ class Gating:
     def __init__(self, config: Config, models: Catalog) -> None:
         self._config = config
         self._models = models
+        self._known: tuple[Plan, Trial] | None = None  # what the model that serves has shown
 
     async def judge(self, release: Release, file: Path) -> tuple[Verdict, dict[str, Any]]:
         """The verdict on a release whose whole file is there, and what is told of it: numbers, no texts.
@@ -69,9 +71,14 @@ class Gating:
     ) -> tuple[Verdict, dict[str, Any]]:
         verdict, baseline, trial = Verdict(False), None, None
         for _ in range(LOOKS):
-            baseline = await show(serving, None, None) if serving else None
+            baseline = await self._baseline(serving) if serving else None
             try:
-                trial = await show(candidate, release, self._embedder())
+                if trial is None:
+                    trial = await show(candidate, release, self._embedder())
+                else:  # and was too slow
+                    trial = msgspec.structs.replace(trial, tok_s=await speed(candidate))
+            except NotPossibleError as error:
+                verdict = Verdict(False, (str(error),))
             except EngineError as error:
                 verdict = Verdict(False, (f"its engine does not run: {error}",), is_doubtful=True)
             else:
@@ -79,6 +86,13 @@ class Gating:
             if not verdict.is_doubtful:
                 break
         return verdict, _told(verdict, trial, baseline)
+
+    async def _baseline(self, serving: Subject) -> Trial:
+        """What it shows. Most of it never changes; its speed is that of now, with the other work on the node."""
+        if self._known is None or self._known[0] != serving.plan:
+            self._known = (serving.plan, await show(serving, None, None))
+            return self._known[1]
+        return msgspec.structs.replace(self._known[1], tok_s=await speed(serving))
 
     def _candidate(self, release: Release, file: Path, serving: ModelFile | None) -> "_Tried":
         if release.kind == "adapter":

@@ -101,16 +101,19 @@ def in_force(wish: Wish, now: Slots, fits: Callable[[str, str | None], bool]) ->
 
 
 def reported(now: Slots, others: Reported, at_ms: int) -> Reported:
-    """What the node says: of the update that is under way, or of the worst end there is."""
+    """What the node says: of what is under way, or of the worst end there is; and why, of all of them."""
     last_good = now.slots[MODEL].last_good if MODEL in now.slots else others.last_good
     others = replace(others, last_good=last_good)
     under_way = next((update for update in now.slots.values() if not update.is_over), None)
+    ends = [workflow.reported(update, others, at_ms) for update in now.slots.values() if update.is_over]
     if under_way is not None:
-        return workflow.reported(under_way, others, at_ms)
-    if others.phase not in _BADNESS:  # settings are under way
-        return others
-    ends = [*(workflow.reported(update, others, at_ms) for update in now.slots.values()), others]
-    return max(ends, key=lambda end: _BADNESS[end.phase])
+        said = workflow.reported(under_way, others, at_ms)
+    elif others.phase not in _BADNESS:  # settings are under way
+        said = others
+    else:
+        said = max([*ends, others], key=lambda end: _BADNESS[end.phase])
+    reasons = dict.fromkeys(end.error for end in (said, *ends, others) if end.error)
+    return replace(said, error="; ".join(reasons) or None)
 
 
 def _begin(name: str, running: Running) -> Update:

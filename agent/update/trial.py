@@ -15,7 +15,7 @@ from msgspec import Struct
 from agent.engine import frames
 from agent.engine.supervisor import Plan
 from agent.update.gate import Answer, Trial
-from agent.update.probes import ANSWER_TOKENS, CHATS, DECODE_TOKENS, QUESTIONS, TEXTS
+from agent.update.probes import ANSWER_TOKENS, CHATS, DECODE_TOKENS, OPENING_CHARS, QUESTIONS, TEXTS
 from agent.update.trial_engine import GREEDY, TrialEngine
 from contract.automaton import matches
 from contract.pattern import parse_pattern
@@ -63,9 +63,22 @@ async def show(subject: Subject, release: Facts | None, embedder: Subject | None
         text_bits=_bits(texts, [len(text.encode()) for text in TEXTS]),
         chat_bits=_bits(chats, [sum(len(text.encode()) for _, text in turns) for turns in CHATS]),
         perplexity=_perplexity(scored),
-        tok_s=max((one.decode_tok_s for one in texts if one.decode_tok_s), default=None),
+        tok_s=_tok_s(texts),
         memory_bytes=memory_bytes,
     )
+
+
+async def speed(subject: Subject) -> float | None:
+    """How many tokens a second it decodes now, measured as `show` does.
+
+    Raises:
+        EngineError: it cannot be loaded, or its engine died of it.
+        OSError: the adapter's file cannot be read.
+    """
+    openings = [text[:OPENING_CHARS] for text in TEXTS]
+    async with TrialEngine(subject.plan, subject.rung) as engine:
+        adapter = _give(engine, subject.adapter) if subject.adapter else None
+        return _tok_s([await engine.score(text=text, adapter=adapter, num_decode=DECODE_TOKENS) for text in openings])
 
 
 def _give(engine: TrialEngine, path: Path) -> str:
@@ -135,6 +148,10 @@ def _sampling(release: Facts | None) -> frames.Sampling:
     """The release's own, but without chance: a golden prompt that is wrong once in ten times says nothing."""
     penalty = release.sampling.repeat_penalty if release else None
     return frames.Sampling(temperature=0, top_p=1, top_k=0, repeat_penalty=penalty or GREEDY.repeat_penalty)
+
+
+def _tok_s(scored: list[frames.Scored]) -> float | None:
+    return max((one.decode_tok_s for one in scored if one.decode_tok_s), default=None)
 
 
 def _bits(scored: list[frames.Scored], num_bytes: list[int]) -> float | None:

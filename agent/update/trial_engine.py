@@ -20,8 +20,12 @@ GREEDY = frames.Sampling(temperature=0, top_p=1, top_k=0)
 DEADLINE_MS = 600_000.0
 
 
+class NotPossibleError(EngineError):
+    """The engine runs, and cannot do what it was asked: nor will it the next time."""
+
+
 class TrialEngine:
-    """One engine on trial. Its calls raise EngineError when it cannot load, dies, or refuses."""
+    """One engine on trial. Its calls raise EngineError when it cannot load or dies, or NotPossibleError."""
 
     def __init__(self, plan: Plan, rung: str | None) -> None:
         """`rung` is that of an engine that runs on this machine: what crashes here is not tried again."""
@@ -118,7 +122,7 @@ class TrialEngine:
         finally:
             del self._waiting[frame.job]
         if isinstance(answer, frames.Rejected):
-            raise EngineError(answer.message)
+            raise NotPossibleError(answer.message)
         if not isinstance(answer, kind):
             raise EngineError(f"cannot use what the engine answers: {type(answer).__name__}")
         return answer

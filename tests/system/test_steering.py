@@ -99,14 +99,19 @@ def test_another_model_becomes_the_default_and_stays_it(helm: Helm) -> None:
 
 
 def test_what_is_not_possible_is_refused_with_all_reasons(helm: Helm) -> None:
-    """A model that is not there, a setting that there is not: nothing changes until there is a newer wish."""
+    """A model that is not there, a setting that there is not: nothing changes until there is a newer wish.
+
+    What has no version is no release that could still come.
+    """
     helm.wish(1, model="ghost@1", settings={"limits.queue": 0, "limits.colour": "red"})
     error = helm.over(1, "refused")["error"]
     assert "cannot activate model 'ghost@1'" in error
     assert "cannot set limits.queue to 0" in error
     assert "cannot set 'limits.colour' from afar" in error
-    helm.wish(2, settings={"limits.queue": 3})
-    assert helm.over(2)["settings"]["limits.queue"] == 3
+    helm.wish(2, model="ghost", settings={"limits.queue": 2})
+    assert "cannot activate model 'ghost'" in helm.over(2, "refused")["error"]
+    helm.wish(3, settings={"limits.queue": 3})
+    assert helm.over(3)["settings"]["limits.queue"] == 3
 
 
 REFUSED: dict[str, tuple[str, Callable[[Helm], bytes]]] = {

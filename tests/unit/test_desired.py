@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.desired import Activate, Change, Impossible, Present, Running, Step, Wish, plan
+from agent.desired import Activate, Change, Impossible, Present, Running, Step, Wish, is_attainable, plan
 
 PRESENT = Present(
     models={"small@1": "aa", "large@1": "bb"},
@@ -65,6 +65,15 @@ def test_every_impossible_wish_is_named() -> None:
     assert "it was made for another base" in found.reason
     missing = plan(Wish(model="huge@1"), PRESENT, CONFIGURED)
     assert missing == Impossible("cannot activate model 'huge@1': this node has large@1, small@1")
+
+
+def test_what_releases_may_bring_is_attainable() -> None:
+    """A name without a version is no release, and no release makes a setting right."""
+    assert is_attainable(Wish(model="huge@1", adapters=["none@1", "wish@1"], settings={"limits.queue": 1}), PRESENT)
+    assert is_attainable(Wish(), PRESENT)
+    assert not is_attainable(Wish(model="huge"), PRESENT)
+    assert not is_attainable(Wish(adapters=["none"]), PRESENT)
+    assert not is_attainable(Wish(model="huge@1", settings={"limits.queue": 0}), PRESENT)
 
 
 @given(st.lists(WISHES, max_size=4))

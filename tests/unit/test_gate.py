@@ -12,6 +12,7 @@ from agent.update.gate import (
     LOOP_CHARS,
     LOOP_COPIES,
     MAX_TEXT_RATIO,
+    MIN_ADAPTER_SPEED,
     MIN_SPEED,
     Answer,
     Trial,
@@ -34,6 +35,7 @@ RELEASE = release_of(
     min_speed=0.5,
 )
 PLAIN = release_of()
+ADAPTER = release_of(kind="adapter", base_sha256="0" * 64)
 ROOM = 300 << 20
 BASELINE = Trial(replies=("Hello!",) * 3, text_bits=1.0, chat_bits=1.2, tok_s=40.0, memory_bytes=150 << 20)
 GOOD = Trial(
@@ -124,10 +126,17 @@ def test_a_release_that_promises_nothing_is_compared_with_what_serves() -> None:
     assert not decide(PLAIN, replace(plain, text_bits=MAX_TEXT_RATIO + 0.1), BASELINE, ROOM).passed
 
 
+def test_an_adapter_may_be_slower_than_a_model() -> None:
+    """It adds to each step, the more the busier the node is."""
+    least = 40.0 * MIN_ADAPTER_SPEED
+    assert decide(ADAPTER, replace(GOOD, answers=(), tok_s=least), BASELINE, ROOM).passed
+    assert not decide(PLAIN, replace(GOOD, answers=(), tok_s=least), BASELINE, ROOM).passed
+    assert not decide(ADAPTER, replace(GOOD, answers=(), tok_s=least - 0.1), BASELINE, ROOM).passed
+
+
 def test_an_adapter_for_one_thing_may_say_that_for_ever() -> None:
     """To what it is not for; where it counts, its golden prompts say so."""
-    adapter = release_of(kind="adapter", base_sha256="0" * 64)
-    assert decide(adapter, replace(GOOD, answers=(), replies=('{"room": "kitchen"}' * 99,) * 3), BASELINE, ROOM).passed
+    assert decide(ADAPTER, replace(GOOD, answers=(), replies=('{"room": "kitchen"}' * 99,) * 3), BASELINE, ROOM).passed
 
 
 def test_what_is_only_slow_is_told_apart() -> None:

@@ -117,7 +117,9 @@ def test_the_report_is_of_what_is_under_way_or_of_the_worst_end() -> None:
     said = reported(now, OTHERS, 0)
     assert (said.phase, said.gate, said.error, said.last_good) == ("refused", {"passed": False}, "cannot", "m@1")
     assert reported(now, Reported(rev=3, phase="switching"), 0).phase == "switching"
-    assert reported(now, Reported(rev=3, phase="failed", error="x"), 0).error == "x"
+    assert reported(now, Reported(rev=3, phase="failed", error="x"), 0).error == "x; cannot"
+    again = wish(now, 4, "m@3")
+    assert reported(again, Reported(rev=4, phase="refused", error="x"), 0).error == "x"
     good = end(wish(Slots(), 1, "m@2"), Done(), until=is_over)
     assert reported(good, OTHERS, 0).phase == "confirmed"
     assert reported(Slots(), OTHERS, 0) == OTHERS
