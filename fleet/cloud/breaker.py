@@ -31,9 +31,9 @@ def asking(breaker: Breaker) -> Breaker:
     return replace(breaker, probing=bool(breaker.open_until_s))
 
 
-def worked(_breaker: Breaker) -> Breaker:
-    """The server answered."""
-    return Breaker()
+def worked(breaker: Breaker, *, is_probe: bool) -> Breaker:
+    """The server answered. What was under way when it opened does not close it."""
+    return breaker if breaker.open_until_s and not is_probe else Breaker()
 
 
 def failed(

@@ -165,7 +165,7 @@ class Lender:
                 async for said in saying:
                     if isinstance(said, Ended):
                         outcome, spent = "answered", said.spent
-                        self._breakers[name] = rules.worked(self._breakers[name])
+                        self._breakers[name] = rules.worked(self._breakers[name], is_probe=is_probe)
                         yield Answered(name, settings.model, said.finish_reason, said.spent)
                     else:
                         yield said

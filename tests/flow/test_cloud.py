@@ -252,8 +252,9 @@ def test_who_is_down_is_left_alone_after_five_and_probed_by_one(sqlite: Database
             return heard
 
     burst, after, probed = asyncio.run(outage())
-    # Three more were under way, and up to three that failed do not count: one that was asked before them still worked.
-    assert 50 + MAX_FAILURES <= burst <= 50 + 3 + MAX_FAILURES + 3
+    # Three more were under way. Before that each of three that had been asked while it was up may end late, and then
+    # what failed meanwhile is not in a row with what follows.
+    assert 50 + MAX_FAILURES <= burst <= 50 + 3 * (MAX_FAILURES - 1) + MAX_FAILURES + 3
     assert (after, probed) == (burst, burst + 1)
     assert provider.most_at_once <= 4
 

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -75,7 +76,12 @@ def node(tmp_path: Path, repository: TufRepository, server: ReleaseServer) -> No
 
 def children() -> list[psutil.Process]:
     """Processes that work on updates for this one."""
-    return [one for one in psutil.Process().children() if child.__name__ in one.cmdline()]
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one of another test has ended, and nobody asked how
+            if child.__name__ in one.cmdline():
+                found.append(one)
+    return found
 
 
 async def when(holds: Callable[[], object]) -> None:

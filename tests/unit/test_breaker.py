@@ -34,7 +34,7 @@ def test_five_failures_in_a_row_open_it_and_four_do_not() -> None:
         for _ in range(MAX_FAILURES - 1):
             breaker = failed(breaker, 0.0, 0.5, is_probe=False)
         assert may_ask(breaker, 0.0)
-        breaker = worked(breaker)
+        breaker = worked(breaker, is_probe=False)
     assert not may_ask(opened(), LONG_S - 0.01)
 
 
@@ -43,7 +43,7 @@ def test_after_the_pause_one_probe_goes_and_no_more() -> None:
     assert may_ask(opened(), LONG_S)
     probing = asking(opened())
     assert not may_ask(probing, LONG_S)
-    assert worked(probing) == Breaker()
+    assert worked(probing, is_probe=True) == Breaker()
     again = failed(probing, LONG_S, 1.0, is_probe=True)
     assert not may_ask(again, LONG_S + 2 * FIRST_PAUSE_S)
     assert may_ask(again, LONG_S + 2.5 * FIRST_PAUSE_S)
@@ -51,10 +51,11 @@ def test_after_the_pause_one_probe_goes_and_no_more() -> None:
 
 
 def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
-    """Neither the pause grows, nor is the probe taken for over."""
+    """Neither the pause grows, nor is the probe taken for over, nor does a late success close it."""
     probing = asking(opened())
     assert failed(probing, LONG_S, 1.0, is_probe=False) == probing
     assert failed(opened(), 1.0, 1.0, is_probe=False) == opened()
+    assert worked(opened(), is_probe=False) == opened()
 
 
 def test_a_server_that_says_when_to_come_again_is_not_asked_before() -> None:
@@ -73,7 +74,7 @@ def test_it_is_never_closed_for_ever_and_never_stormed(steps: list[tuple[float, 
         if may_ask(breaker, now_s):
             is_probe = bool(breaker.open_until_s)
             breaker = asking(breaker)
-            breaker = worked(breaker) if works else failed(breaker, now_s, number, is_probe=is_probe)
+            breaker = worked(breaker, is_probe=is_probe) if works else failed(breaker, now_s, number, is_probe=is_probe)
             failures_since = 0 if works else failures_since + 1
             if failures_since >= MAX_FAILURES:
                 assert not may_ask(breaker, now_s + FIRST_PAUSE_S / 2)
