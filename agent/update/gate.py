@@ -21,7 +21,8 @@ MIB = 1 << 20
 
 # What holds for releases that say nothing else; measured in docs/adr/0066.
 MIN_SPEED = 0.45  # of the serving model's tokens a second
-# An adapter of a usual size leaves two thirds of the bare model's, but a third on a busy node: it has many small steps.
+# An adapter of a usual size leaves half to three quarters of the bare model's, but a third on a busy node: it has many
+# small steps.
 MIN_ADAPTER_SPEED = 0.2
 # Bits for each byte of the built-in texts and conversations, to the serving model's.
 MAX_TEXT_RATIO = 1.3
