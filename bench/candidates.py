@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def bad(base_path: Path, folder: Path) -> Iterator[Candidate]:
     yield Candidate("vocabulary permuted", False, edited(permuted))
     yield Candidate("merges of the tokenizer reversed", False, lambda: _reversed_merges(base))
     for layer in (0, 11, 22):
-        yield Candidate(f"layer {layer} zeroed", False, edited(lambda m, n=layer: m.zero(*m.layer(n))))  # type: ignore[misc]
+        yield Candidate(f"layer {layer} zeroed", False, edited(without(layer)))
     yield Candidate("norm of a layer times 10", False, edited(scaled("blk.9.ffn_norm.weight", 10.0)))
     yield Candidate("last norm times 0.05", False, edited(scaled("output_norm.weight", 0.05)))
     yield Candidate("layers 4 and 25 swapped", False, edited(lambda m: m.swap(4, 25)))
@@ -146,7 +147,7 @@ def bad(base_path: Path, folder: Path) -> Iterator[Candidate]:
     )  # fmt: skip
     yield Candidate("one word for ever", False, edited(lambda m: loud(m, 260)))
     yield Candidate("not a number", False, edited(lambda m: m.put("blk.3.attn_norm.weight", np.full((1, 576), np.nan))))
-    yield Candidate("three times slower", False, lambda: make_variant(base_path, "F32", folder).read_bytes())
+    yield Candidate("three times slower", False, partial(requantised, base_path, "F32", folder))
     yield Candidate("truncated", False, lambda: base[: len(base) * 3 // 4])
     yield Candidate(
         "wrong architecture", False, lambda: base.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0clamm", 1)
@@ -177,20 +178,33 @@ def good(base_path: Path, folder: Path) -> Iterator[Candidate]:
     yield Candidate("the same file", True, lambda: base)
     yield Candidate("its template in the manifest", True, lambda: base, {"chat_template": _template(base)})
     for kind in ("Q4_0", "Q8_0"):
-        yield Candidate(kind, True, lambda k=kind: make_variant(base_path, k, folder).read_bytes())  # type: ignore[misc]
+        yield Candidate(kind, True, partial(requantised, base_path, kind, folder))
     for task in ("home-actions", "log-triage"):
         adapter = (ADAPTERS / f"{task}.gguf").read_bytes()
         for share in (0.1, 0.25, 0.5):
             for first, last in ((0, 30), (0, 15), (15, 30), (5, 25)):
                 yield Candidate(
                     f"{task} merged at {share} into layers {first} to {last}", True,
-                    lambda a=adapter, s=share, f=first, n=last: merge(base, scaled_adapter(a, s), layers=range(f, n)),  # type: ignore[misc]
+                    partial(merged, base, adapter, share, range(first, last)),
                 )  # fmt: skip
-        yield Candidate(task, True, lambda a=adapter: a, is_adapter=True)  # type: ignore[misc]
+        yield Candidate(task, True, partial(bytes, adapter), is_adapter=True)
         for seed in range(10):
-            yield Candidate(
-                f"{task} with noise {seed}", True, lambda a=adapter, n=seed: shaken(a, 0.02, n), is_adapter=True  # type: ignore[misc]
-            )  # fmt: skip
+            yield Candidate(f"{task} with noise {seed}", True, partial(shaken, adapter, 0.02, seed), is_adapter=True)
+
+
+def requantised(base: Path, kind: str, folder: Path) -> bytes:
+    """The model in another number format."""
+    return make_variant(base, kind, folder).read_bytes()
+
+
+def merged(base: bytes, adapter: bytes, share: float, layers: range) -> bytes:
+    """The model with some of an adapter in some of its layers."""
+    return merge(base, scaled_adapter(adapter, share), layers=layers)
+
+
+def without(layer: int) -> Callable[[Model], Model]:
+    """A change that zeroes a layer."""
+    return lambda model: model.zero(*model.layer(layer))
 
 
 def shaken(adapter: bytes, share: float, seed: int) -> bytes:
