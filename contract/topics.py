@@ -5,8 +5,9 @@ parse("shoal/v1/home/node/n1/req/c1")             ->  ("home", NodeRequest(node=
 NodeRequest.filter("home", node="n1")             ->  "shoal/v1/home/node/n1/req/+"
 """
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
+
+from msgspec import Struct
 
 from contract.ids import ID_RULE, is_id
 from contract.limits import MAX_TOPIC_BYTES
@@ -18,8 +19,7 @@ class BadTopic(ValueError):
     """A topic that is none of the contract's."""
 
 
-@dataclass(frozen=True)
-class Topic:
+class Topic(Struct, frozen=True):
     """Base of all topics. A subclass is a template, who writes it, and how."""
 
     TEMPLATE: ClassVar[str]
@@ -66,15 +66,13 @@ class Topic:
         return cls(**ids)
 
 
-@dataclass(frozen=True)
-class NodeRequest(Topic):
+class NodeRequest(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "node/{node}/req/{client}", "that client", "a request for one node"
     node: str
     client: str
 
 
-@dataclass(frozen=True)
-class PoolRequest(Topic):
+class PoolRequest(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "pool/{pool}/req/{client}", "that client", "a request for any member of the pool"
     pool: str
     client: str
@@ -85,50 +83,43 @@ class PoolRequest(Topic):
         return f"$share/{pool}/{cls.filter(fleet, pool=pool)}"
 
 
-@dataclass(frozen=True)
-class NodeCancel(Topic):
+class NodeCancel(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "node/{node}/cancel/{client}", "that client", "stop a request"
     node: str
     client: str
 
 
-@dataclass(frozen=True)
-class PoolCancel(Topic):
+class PoolCancel(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "pool/{pool}/cancel/{client}", "that client", "stop a request, whoever has it"
     pool: str
     client: str
 
 
-@dataclass(frozen=True)
-class AnswerDelta(Topic):
+class AnswerDelta(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "client/{client}/rx/{id}/delta", "node", "accepted (seq 0), then pieces of text"
     QOS = 0
     client: str
     id: str
 
 
-@dataclass(frozen=True)
-class AnswerFinal(Topic):
+class AnswerFinal(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "client/{client}/rx/{id}/final", "node", "the whole answer, or the error"
     client: str
     id: str
 
 
-@dataclass(frozen=True)
-class PlainAnswer(Topic):
+class PlainAnswer(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "client/{client}/answer", "node", "plain text, only for plain-text requests"
     client: str
 
 
-@dataclass(frozen=True)
-class NodeStatus(Topic):
+class NodeStatus(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "node/{node}/status", "node, its last will, controller", "presence"
     RETAINED = True
     node: str
 
 
-@dataclass(frozen=True)
-class NodeCard(Topic):
+class NodeCard(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = (
         "node/{node}/card",
         "node, controller",
@@ -138,15 +129,13 @@ class NodeCard(Topic):
     node: str
 
 
-@dataclass(frozen=True)
-class NodeDesired(Topic):
+class NodeDesired(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "node/{node}/desired", "controller", "signed desired state"
     RETAINED = True
     node: str
 
 
-@dataclass(frozen=True)
-class NodeReported(Topic):
+class NodeReported(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = (
         "node/{node}/reported",
         "node, controller",
@@ -156,43 +145,37 @@ class NodeReported(Topic):
     node: str
 
 
-@dataclass(frozen=True)
-class GroupPolicy(Topic):
+class GroupPolicy(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "group/{group}/policy", "controller", "signed settings for many nodes"
     RETAINED = True
     group: str
 
 
-@dataclass(frozen=True)
-class ClientQuota(Topic):
+class ClientQuota(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "quota/{client}", "controller", "signed quotas of a client, for the nodes that it asks"
     RETAINED = True
     client: str
 
 
-@dataclass(frozen=True)
-class NodeCommand(Topic):
+class NodeCommand(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "node/{node}/cmd", "controller", "a one-shot command"
     node: str
 
 
-@dataclass(frozen=True)
-class NodeEvent(Topic):
+class NodeEvent(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "node/{node}/evt/{kind}", "node", "alert, audit, cmd or rollout"
     node: str
     kind: str
 
 
-@dataclass(frozen=True)
-class NodeTelemetry(Topic):
+class NodeTelemetry(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "node/{node}/tele/{kind}", "node", "sys, infer or net: batched rows"
     QOS = 0
     node: str
     kind: str
 
 
-@dataclass(frozen=True)
-class NodeHave(Topic):
+class NodeHave(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = (
         "node/{node}/have",
         "node, controller",
@@ -203,8 +186,7 @@ class NodeHave(Topic):
     node: str
 
 
-@dataclass(frozen=True)
-class NodeLoad(Topic):
+class NodeLoad(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "site/{site}/load/{node}", "node", "how soon it could answer, for its neighbours"
     QOS = 0
     RETAINED = True
@@ -212,35 +194,30 @@ class NodeLoad(Topic):
     node: str
 
 
-@dataclass(frozen=True)
-class CloudRequest(Topic):
+class CloudRequest(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/req", "that node", "a request for the cloud, handed on by a node"
     node: str
 
 
-@dataclass(frozen=True)
-class CloudDelta(Topic):
+class CloudDelta(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/rx/{id}/delta", "controller", "pieces of text from the cloud"
     QOS = 0
     node: str
     id: str
 
 
-@dataclass(frozen=True)
-class CloudFinal(Topic):
+class CloudFinal(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "ctl/cloud/{node}/rx/{id}/final", "controller", "the cloud's whole answer, or the error"
     node: str
     id: str
 
 
-@dataclass(frozen=True)
-class ControllerStatus(Topic):
+class ControllerStatus(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "ctl/status", "controller, and its last will", "presence of the controller"
     RETAINED = True
 
 
-@dataclass(frozen=True)
-class RolloutSummary(Topic):
+class RolloutSummary(Topic, frozen=True):
     TEMPLATE, WRITER, WHAT = "rollout/{id}", "controller", "summary of a rollout, for pages"
     RETAINED = True
     id: str

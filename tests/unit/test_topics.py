@@ -1,8 +1,8 @@
 """Topics: building and reading are inverses, wrong ones are refused, filters take what they should."""
 
-import dataclasses
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,7 +116,7 @@ def test_a_filter_takes_the_topics_of_its_ids(drawn: tuple[str, Topic], data: st
 def test_a_filter_takes_nothing_else(drawn: tuple[str, Topic], other: tuple[str, Topic]) -> None:
     """A filter with all ids takes its own topic and no other; one without takes its own kind and no other."""
     fleet, topic = drawn
-    exact = topic.filter(fleet, **dataclasses.asdict(topic))
+    exact = topic.filter(fleet, **msgspec.structs.asdict(topic))
     assert topic_matches_sub(exact, other[1].path(other[0])) == (drawn == other)
     any_ids = topic.filter(fleet)
     same_kind = type(topic) is type(other[1]) and fleet == other[0]
