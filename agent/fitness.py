@@ -6,8 +6,7 @@ there, without a word. So its file can bring the scores that it had, and what fa
 
 from collections.abc import Mapping
 
-# Of 1: so much less than with the best base, and the pair is unfit.
-TOLERANCE = 0.02
+from contract.variants import TOLERANCE
 
 
 def unfit_bases(scores: Mapping[str, float]) -> list[str]:

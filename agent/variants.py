@@ -19,6 +19,7 @@ from agent.errors import AgentError
 from agent.update.gate import Trial
 from agent.update.trial import Subject, show
 from contract.release import Facts
+from contract.variants import Variant
 
 CONTEXT_TOKENS = 2048
 START_TIMEOUT_S = 300.0
@@ -37,19 +38,6 @@ class Wanted(Struct, frozen=True):
 
     facts: Facts
     adapters: dict[str, Adapter] = {}
-
-
-class Variant(Struct, frozen=True, kw_only=True):
-    """A file and what it shows. Shares are of golden prompts answered as expected; None: there are none."""
-
-    kind: str | None  # None: the file as it came
-    file: str
-    bytes: int
-    tok_s: float | None
-    text_bits: float | None
-    perplexity: float | None
-    golden: float | None
-    adapters: dict[str, float | None]
 
 
 async def look_at(kind: str | None, file: Path, num_bytes: int, wanted: Wanted) -> Variant:

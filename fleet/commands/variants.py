@@ -10,30 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
 
 from contract.release import Facts
+from contract.variants import TOLERANCE, Variant
 from fleet.errors import FolderError, UsageError
 from fleet.tables import print_table
 
 if TYPE_CHECKING:
     from fleet.remote import Controller
-
-# An adapter that loses more than this against its best variant is unfit for one, as on a node (docs/adapters.md).
-TOLERANCE = 0.02
-
-
-class Variant(Struct, frozen=True, kw_only=True):
-    """A file and what it showed; shares are of golden prompts that were answered as expected."""
-
-    kind: str | None
-    file: str
-    bytes: int
-    tok_s: float | None
-    text_bits: float | None
-    perplexity: float | None
-    golden: float | None
-    adapters: dict[str, float | None]
 
 
 def make_variants(file: Path, kinds: Sequence[str], place: Path, facts: dict[str, Any], adapters: Any) -> list[Variant]:

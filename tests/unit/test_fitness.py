@@ -2,7 +2,8 @@
 
 import pytest
 
-from agent.fitness import TOLERANCE, obstacle, unfit_bases
+from agent.fitness import obstacle, unfit_bases
+from contract.variants import TOLERANCE
 
 TRAINED_ON, BETTER, WORSE, UNKNOWN = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 SCORES = {TRAINED_ON: 0.97, BETTER: 0.98, WORSE: 0.67}
