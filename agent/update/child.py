@@ -1,7 +1,7 @@
 """`python -m agent.update.child`: does one errand, which it reads as a line of JSON, and says how it goes.
 
-It has the heavy libraries, and is the only one that writes `agent.update.record` and the metadata. It may be killed at
-any moment, and ends when the daemon does.
+It has the heavy libraries. Children and `update import` alone write `agent.update.record` and the metadata. It may be
+killed at any moment, and ends when the daemon does.
 """
 
 import asyncio

@@ -45,7 +45,6 @@ class Lender:
         self._server: asyncio.Server | None = None
         self._indexes: dict[str, dict[str, tuple[int, Place]]] = {}  # number and place of segments, by file and digest
         self._num_connections = 0
-        self.lent_bytes = 0
 
     async def open(self, host: str, port: int, pem_file: Path, certificates: Iterable[bytes]) -> int:
         """Begins, or begins anew with others who may ask. Returns the port.
@@ -111,7 +110,6 @@ class Lender:
                 piece = await asyncio.to_thread(_read, place, start, min(PIECE_BYTES, length - start))
                 writer.write(http.send(h11.Data(data=piece)) or b"")
                 await writer.drain()
-                self.lent_bytes += len(piece)
                 await self._pace.spend(len(piece))
         elif content:
             writer.write(http.send(h11.Data(data=content)) or b"")

@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -62,8 +63,9 @@ class Neighbourhood:
             del self._peers[one]
         for one in neighbours.others:
             if one not in self._peers:
-                origin = Origin(one.url, self._context(), certificate=bytes.fromhex(one.certificate))
-                self._peers[one] = Peer(one.node, origin, Sources([origin], self._on_poisoned))
+                with contextlib.suppress(ValueError):  # what it tells of itself is no address
+                    origin = Origin(one.url, self._context(), certificate=bytes.fromhex(one.certificate))
+                    self._peers[one] = Peer(one.node, origin, Sources([origin], self._on_poisoned))
 
     async def look(self, news: SimpleQueue[Neighbours]) -> None:
         """Asks all what they have, and hears who they are, again and again, until cancelled."""

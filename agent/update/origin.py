@@ -53,6 +53,7 @@ class Origin:
         self._place = urlsplit(self.url)
         if self._place.scheme not in {"http", "https"} or not self._place.hostname:
             raise ValueError(f"cannot use {url!r} as a source: write it as in https://host/releases/")
+        self._port = self._place.port or (443 if self._place.scheme == "https" else 80)
         self._context = context
         self._certificate = certificate
         self._pace = pace
@@ -67,12 +68,11 @@ class Origin:
             Untrue: somebody else answers.
         """
         secure = self._place.scheme == "https"
-        port = self._place.port or (443 if secure else 80)
         try:
             async with asyncio.timeout(self._patience_s):
                 reader, writer = await asyncio.open_connection(
                     self._place.hostname,
-                    port,
+                    self._port,
                     ssl=(self._context or True) if secure else None,
                     limit=2 * READ_BYTES,
                 )
@@ -165,7 +165,7 @@ class Connection:
                     place = self._follow(place, answer)
                     await self._take(MAX_HEADER_BYTES, lambda _: None, limit)
             raise Untrue(f"it redirects more than {MAX_REDIRECTS} times")
-        except h11.RemoteProtocolError as error:
+        except (h11.ProtocolError, ValueError) as error:  # the latter: it redirects to what is no address
             raise Untrue(f"what it sends is not HTTP: {error}") from error
         except TimeoutError as error:
             raise Untrue("it is too slow") from error

@@ -15,13 +15,14 @@ def origins_of(link: Link, pace: Pace | None = None) -> list[Origin | LocalOrigi
     """The origins, in the order in which they are named.
 
     Raises:
-        UpdateTroubled: files for TLS cannot be used.
+        UpdateTroubled: files for TLS cannot be used, or an address is none.
     """
     try:
         servers: list[Origin | LocalOrigin] = [Origin(url, _context(url, link), pace=pace) for url in link.sources]
     except OSError as error:
         raise UpdateTroubled(f"cannot use this node's identity for fetching: {error}; enrol again") from error
-
+    except ValueError as error:
+        raise UpdateTroubled(f"cannot use the sources {', '.join(link.sources)}: {error}") from error
     return servers + ([LocalOrigin(Path(link.bundle))] if link.bundle else [])
 
 

@@ -1,4 +1,6 @@
-"""What of the work on updates survives a kill and a loss of power: a small database that only child processes write.
+"""What of the work on updates survives a kill and a loss of power: a small database.
+
+Child processes and `update import` write it, never the daemon:
 
     done     segments that are on the disk in the making of the file with this digest
     spent    bytes that came over the link that is paid for, by day

@@ -57,13 +57,14 @@ class TrialEngine:
         await self._supervisor.stop()
 
     @property
-    def memory_bytes(self) -> int:
-        """The most that its process has had in memory so far, mapped files included."""
+    def memory_bytes(self) -> int | None:
+        """The most that its process has had in memory so far, mapped files included; None: not measured."""
         try:
             status = Path(f"/proc/{self._supervisor.pid}/status").read_text("ascii", "replace")
         except OSError:
-            return 0
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+            return None
+        peaks = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+        return next(peaks, None)
 
     def give(self, sha256: str, fd: int) -> None:
         """Gives it an adapter's file.

@@ -1,4 +1,4 @@
-"""Which releases may be used: TUF metadata (python-tuf's client), with what a device adds. Only for child processes.
+"""Which releases may be used: TUF metadata (python-tuf's client), with what a device adds. Not for the daemon.
 
 What always holds:
 

@@ -3,9 +3,9 @@
 The daemon stores the state, then does the one thing that `due` names, then tells how it ended: one thing at a time.
 Times are of a clock that only runs forward, also over restarts; random numbers are passed in.
 
-Checking asks for the signed metadata, admitting looks at disk, memory, processor and licence before the first byte,
-fetching gets segments, assembling makes files of them, gating lets the candidate show what it
-can (`agent.update.gate`), switching lets it serve, restoring lets the last good one serve again.
+Checking asks for the signed metadata, admitting looks at kind, base model, processor, disk and memory before the first
+byte, fetching gets segments, assembling makes files of them, gating lets the candidate show what it can
+(`agent.update.gate`), switching lets it serve, restoring lets the last good one serve again.
 
 A release serves from when it is confirmed, and is the last good one after `PROBATION_MS`; when it crashes too often
 before, what was the last good one comes back. While models are exchanged a newer goal waits, so what serves is always a
