@@ -231,6 +231,11 @@ def target_path(reference: str) -> str:
     return f"{name}/{version}.json"
 
 
+def reference_of(path: str) -> str:
+    """The inverse of `target_path`."""
+    return path.removesuffix(".json").replace("/", "@", 1)
+
+
 def object_path(sha256: str) -> str:
     """Where the object of this digest is, below the folder or the address where releases are."""
     return f"objects/{sha256[:2]}/{sha256}"

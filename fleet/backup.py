@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,15 +57,19 @@ def back_up(folder: Folder, into: Path, keep: int) -> Path:
             tarfile.open(fresh, "w:gz") as archive,
         ):
             for path, name in _members(folder, Path(place)):
-                archive.add(path, name, recursive=False)
+                with suppress(FileNotFoundError):  # it was on its way to another name
+                    archive.add(path, name, recursive=False)
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.rename(target)
         sync_folder(into)
-        for old in sorted(into.glob(NAME.format(fleet=folder.fleet, at="*")))[:-keep]:
+        # Not those of a fleet whose id begins alike.
+        for old in sorted(into.glob(NAME.format(fleet=folder.fleet, at="????????T??????Z")))[:-keep]:
             old.unlink()
     except (OSError, sqlite3.Error, tarfile.TarError) as error:
         raise FolderError(f"cannot write a backup to {into}: {error}; name a folder with enough space") from error
+    finally:
+        fresh.unlink(missing_ok=True)
     return target
 
 
@@ -77,7 +82,6 @@ def restore(archive: Path, path: Path) -> Folder:
     path = path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FolderError(f"cannot restore to {path}: something is there; move it away, or name another folder")
-    fresh = path.with_name(f".{path.name}.restoring")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
@@ -115,7 +119,7 @@ def _members(folder: Folder, place: Path) -> Iterator[tuple[Path, str]]:
     if not folder.settings.database.url:
         copy = place / DATABASE_FILE
         # SQLite's own copy: one state of the database, whatever is written meanwhile.
-        with sqlite3.connect(folder.path / DATABASE_FILE) as source, sqlite3.connect(copy) as out:
+        with closing(sqlite3.connect(folder.path / DATABASE_FILE)) as source, closing(sqlite3.connect(copy)) as out:
             source.backup(out)
         yield copy, DATABASE_FILE
 

@@ -50,6 +50,12 @@ class Desk:
     def _begin(self, node: str, payload: bytes) -> None:
         try:
             request = read_handed(payload)
+            key = node, request.id or ""
+            if key in self._ended:
+                self._post(CloudFinal(*key), self._ended[key])
+                return
+            if key in self._running:
+                return
             if len(self._running) >= MAX_RUNNING:
                 raise Refused(
                     Status.BUSY, "busy", "cannot ask a cloud: too many are asking", retry_after_ms=1000,
@@ -59,14 +65,10 @@ class Desk:
             final = Final(id=no.request_id or new_request_id(), status=no.status, error=failure_of(no))
             self._post(CloudFinal(node, final.id), msgspec.json.encode(final))
             return
-        key = node, request.id or ""
-        if key in self._ended:
-            self._post(CloudFinal(*key), self._ended[key])
-        elif key not in self._running:
-            client = request.handed.client if request.handed else ""
-            answer = self._answer(Asker(node, client), request)
-            task = self._running[key] = self._loop.create_task(answer)
-            task.add_done_callback(lambda _: self._running.pop(key))
+        client = request.handed.client if request.handed else ""
+        answer = self._answer(Asker(node, client), request)
+        task = self._running[key] = self._loop.create_task(answer)
+        task.add_done_callback(lambda _: self._running.pop(key))
 
     async def _answer(self, asker: Asker, request: Request) -> None:
         key = asker.node, request.id or ""

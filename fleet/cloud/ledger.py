@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from contract.enrolment import DAY_MS
+from contract.quota import day_of, next_day_ms
 from fleet.cloud.settings import NANO, CloudSettings, Limit
 from fleet.database import cloud as rows
 from fleet.database.store import Database
@@ -61,12 +61,12 @@ class Ledger:
             OverBudget: a budget has not so much left; nothing is counted or written.
         """
         now_ms = self._now_ms()
-        day = now_ms // DAY_MS
+        day = day_of(now_ms)
         with self._database.write() as connection:
             rows.forget_before(connection, day)
             for spender, limit in self._spenders(asker):  # always in this order, so that none waits for another
                 if not rows.add_within(connection, spender, day, tokens, nano, _numbers(limit)):
-                    raise OverBudget(spender, DAY_MS - now_ms % DAY_MS)
+                    raise OverBudget(spender, next_day_ms(now_ms))
             values = {"at_ms": now_ms, "node": asker.node, "client": asker.client, "outcome": "sent", **leaving}
             return Reservation(rows.write_left(connection, values), asker, day, tokens, nano)
 
@@ -84,7 +84,7 @@ class Ledger:
     def spent_today(self) -> dict[str, tuple[int, int]]:
         """Tokens and money, in billionths, by spender."""
         with self._database.read() as connection:
-            return rows.spent_on(connection, self._now_ms() // DAY_MS)
+            return rows.spent_on(connection, day_of(self._now_ms()))
 
     def _spenders(self, asker: Asker) -> list[tuple[str, Limit]]:
         own = self._settings

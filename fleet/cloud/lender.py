@@ -61,11 +61,6 @@ class Lender:
         self._breakers = {upstream.settings.name: Breaker() for upstream in upstreams}
         self._buckets: dict[str, quota.Bucket] = {}
 
-    @property
-    def open_upstreams(self) -> list[str]:
-        """The providers that may be asked now."""
-        return [name for name, breaker in self._breakers.items() if rules.may_ask(breaker, self._now_s())]
-
     async def answer(self, asker: Asker, request: Request, left_s: float) -> AsyncGenerator[Piece | Answered, None]:
         """The answer in pieces, then its end.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.commands.publish import send_file
+from fleet.commands.publish import digest_of, send_file
 from fleet.commands.where import Dir, Json, connect
 from fleet.errors import UsageError
 from fleet.tables import print_json
@@ -51,7 +51,8 @@ def import_(
     from fleet.api.releases import Adopted, BroughtBundle
 
     with connect(folder) as controller:
-        digest = send_file(controller, file, file.name)
+        digest = digest_of(file)
+        send_file(controller, file, digest, file.name)
         brought = BroughtBundle(sha256=digest, root=root.read_text("utf-8") if root else None)
         done = controller.send("POST", "/v1/bundles/import", Adopted, brought, timeout=None)
     if json:

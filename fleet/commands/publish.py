@@ -148,7 +148,7 @@ def _publish(
 ) -> None:  # fmt: skip
     from fleet.api.releases import NewRelease
 
-    raw = {"name": name, "version": version, "kind": kind, "sha256": _digest(file), **facts, **more}
+    raw = {"name": name, "version": version, "kind": kind, "sha256": digest_of(file), **facts, **more}
     try:
         wanted = msgspec.convert(raw, NewRelease)
     except msgspec.ValidationError as error:
@@ -169,7 +169,7 @@ def _publish_variants(
 
     with TemporaryDirectory() as place:
         with connect(folder) as controller:
-            adapters = variants.fetch_adapters(controller, _digest(file), Path(place))
+            adapters = variants.fetch_adapters(controller, digest_of(file), Path(place))
         made = variants.make_variants(file, kinds, Path(place), facts, adapters)
         for one in made:
             named = variants.version_of(version, one.kind)
@@ -185,24 +185,24 @@ def _send(controller: "Controller", wanted: "NewRelease", file: Path) -> "Publis
     try:
         return controller.send("POST", "/v1/releases", Published, wanted, timeout=None)
     except NotFoundError:  # the file, or its base: the second time says
-        send_file(controller, file, f"{wanted.name}@{wanted.version}")
+        send_file(controller, file, wanted.sha256, f"{wanted.name}@{wanted.version}")
     return controller.send("POST", "/v1/releases", Published, wanted, timeout=None)
 
 
-def send_file(controller: "Controller", file: Path, title: str) -> str:
-    """Has the controller hold a file; returns its digest."""
+def send_file(controller: "Controller", file: Path, digest: str, title: str) -> None:
+    """Has the controller hold a file of this digest."""
     from fleet.api.forms import Nothing
     from fleet.api.releases import NewUpload, Upload
 
-    digest, size = _digest(file), file.stat().st_size
+    size = file.stat().st_size
     upload = controller.send("POST", "/v1/uploads", Upload, NewUpload(sha256=digest, bytes=size))
     if not upload.is_here:
         with _meter(title, size) as advance:
             controller.upload(f"/v1/uploads/{upload.id}", Nothing, _pieces(file, advance), size)
-    return digest
 
 
-def _digest(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """The SHA-256 of a file's content."""
     with file.open("rb") as opened:
         return file_digest(opened, "sha256").hexdigest()
 

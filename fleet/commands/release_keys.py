@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from contract.release import reference_of
 from fleet.commands.where import Dir, Json, connect, path
 from fleet.errors import UsageError
 from fleet.tables import date, print_json, print_table
@@ -160,7 +161,7 @@ def _show(metadata: "Metadata[Any]") -> None:
     write(f"Version {signed.version} of {signed.type}, good until {signed.expires:%Y-%m-%d}:")
     if isinstance(signed, Targets):
         for name, target in sorted(signed.targets.items()):
-            write(f"  {name.removesuffix('.json').replace('/', '@', 1)}  manifest {target.hashes['sha256']}")
+            write(f"  {reference_of(name)}  manifest {target.hashes['sha256']}")
     if isinstance(signed, Root):
         for role, keys in signed.roles.items():
             write(f"  {role}: {keys.threshold} of {', '.join(keyid[:SHOWN_DIGITS] for keyid in keys.keyids)}")

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from tuf.api.metadata import TargetFile, Targets
 
-from contract.release import Kind, Release, decode_release, target_path
+from contract.release import Kind, Release, decode_release, reference_of, target_path
 from contract.segments import sha256_of
 from fleet.api.releases import Listed, NewRelease, Published, Shown, State
 from fleet.errors import ConflictError, FolderError, NotFoundError, UsageError
@@ -71,7 +71,7 @@ class Catalogue:
     def refresh(self) -> None:
         """Reads what is approved."""
         targets = self._repository.files.targets().signed.targets
-        self._approved = {_reference(path): _custom(target).kind for path, target in targets.items()}
+        self._approved = {reference_of(path): _custom(target).kind for path, target in targets.items()}
 
     def approves(self, reference: str, kind: Kind) -> bool:
         """Whether a release may be wished of a node that has not got it."""
@@ -182,8 +182,8 @@ class Catalogue:
         draft = self._repository.draft()
         found = []
         for path, target in draft.targets.items():
-            state: State = "approved" if _reference(path) in self._approved else "waiting"
-            found.append(_listed(_reference(path), _custom(target), state))
+            state: State = "approved" if reference_of(path) in self._approved else "waiting"
+            found.append(_listed(reference_of(path), _custom(target), state))
         found += [_listed(reference, kept, "yanked", kept.reason) for reference, kept in _yanked(draft).items()]
         return sorted(found, key=lambda one: (one.release.partition("@")[0], -one.published_ms))
 
@@ -227,7 +227,7 @@ class Catalogue:
         """The last few releases of a name and variant, the oldest first: nodes are likely to hold one."""
         same = []
         for path, target in draft.targets.items():
-            name, _, version = _reference(path).partition("@")
+            name, _, version = reference_of(path).partition("@")
             custom = _custom(target)
             if (name, custom.kind, _variant(version)) == (wanted.name, wanted.kind, _variant(wanted.version)):
                 same.append((custom.published_ms, f"{name}@{version}", _digest(target)))
@@ -283,10 +283,6 @@ def _custom(target: TargetFile) -> Custom:
 def _digest(target: TargetFile) -> str:
     digest: Any = target.hashes["sha256"]
     return str(digest)
-
-
-def _reference(path: str) -> str:
-    return path.removesuffix(".json").replace("/", "@", 1)
 
 
 def _variant(version: str) -> str:
