@@ -67,14 +67,16 @@ def test_the_whole_folder_comes_back(folder: Folder, tmp_path: Path) -> None:
 
 
 def test_only_the_newest_archives_stay(folder: Folder, tmp_path: Path) -> None:
-    """Other files in the folder are left alone."""
+    """Other files in the folder are left alone, those of a fleet whose id begins alike too."""
     place = tmp_path / "backups"
     place.mkdir()
     for year in ("2024", "2025"):
         (place / f"shoal-home-{year}0101T000000Z.tar.gz").write_bytes(b"")
-    (place / "mine.tar.gz").write_bytes(b"")
+    others = {"mine.tar.gz", "shoal-home-2-20240101T000000Z.tar.gz"}
+    for name in others:
+        (place / name).write_bytes(b"")
     made = back_up(folder, place, keep=2)
-    assert {path.name for path in place.iterdir()} == {made.name, "shoal-home-20250101T000000Z.tar.gz", "mine.tar.gz"}
+    assert {path.name for path in place.iterdir()} == {made.name, "shoal-home-20250101T000000Z.tar.gz"} | others
     assert made.stat().st_mode & 0o077 == 0
 
 
